@@ -21,8 +21,9 @@ test: .venv/installed
 bench: .venv/installed
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
+docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/installed-docs
-	$(BIN)/python -m mkdocs build --strict --site-dir site
+	$(BIN)/python -m mkdocs build
 
 lint: .venv/installed
 	$(BIN)/ruff check
