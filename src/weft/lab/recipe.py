@@ -1,0 +1,152 @@
+"""A recipe: every choice behind one training run, in one flat, frozen table.
+
+The command line's flags are made from these fields, `recipe.toml` holds them, and nothing else
+decides what a run does: the same recipe gives the same numbers. A name becomes an object here
+and nowhere else. Importing this module does not import torch.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    pass
+
+
+def _field(
+    default: Any, help: str, *, least: float | None = None, most: float | None = None
+) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train on what, and how. Each field says in its `help` what it means.
+
+    Raises:
+        ValueError: a value has the wrong type, is none of the choices or lies out of range.
+    """
+
+    data: str = _field("digits", "data set: a name, a .npz or .csv file, or a folder of images")
+    labels: int = _field(0, "labelled training samples to use; 0 = all", least=0)
+    valid_fraction: float = _field(
+        0.0, "share of the training data held out for validation", least=0, most=0.9
+    )
+    head: Literal["softmax", "graph"] = _field("graph", "classifier on top of the features")
+    backbone: str = _field("auto", "network below the head; auto = one that fits the data")
+    features: int = _field(32, "size of the feature vector below the head", least=1)
+    epochs: int = _field(20, "epochs to train", least=1)
+    steps: int = _field(0, "steps per epoch; 0 = one pass over the labelled samples", least=0)
+    batch_size: int = _field(250, "labelled samples per step", least=1)
+    unlabelled: int = _field(0, "unlabelled nodes in each training graph", least=0)
+    learning_rate: float = _field(2e-3, "peak of the one-cycle schedule (AdamW)", least=1e-9)
+    weight_decay: float = _field(1e-4, "weight decay of AdamW", least=0)
+    augment: str = _field("none", "augmentation of the training samples")
+    k: int = _field(25, "neighbours of each node in the graph", least=1)
+    kernel: Literal["gaussian", "tapered"] = _field("gaussian", "distances to edge weights")
+    bandwidth: float = _field(
+        0.0, "width of the kernel; 0 = self-tuned, the distance to the k-th neighbour", least=0
+    )
+    tau: float = _field(1e-3, "decay per node: above 0, isolated samples abstain", least=0)
+    anchors: int = _field(10, "labelled samples per class in each training graph", least=1)
+    anchor_refresh: Literal["random", "loss", "entropy", "none"] = _field(
+        "random", "how the anchors of a training graph are chosen"
+    )
+    precision: Literal["float32", "bfloat16"] = _field(
+        "float32", "arithmetic of the backbone; the graph stays in float32"
+    )
+    patience: int = _field(
+        0, "stop after this many epochs without a better validation; 0 = never", least=0
+    )
+    seed: int = _field(0, "seed of the split, the weights and the order", least=0, most=2**63 - 1)
+    device: Literal["auto", "cpu", "cuda"] = _field("auto", "where to compute")
+    threads: int = _field(0, "processor threads; 0 = torch's choice", least=0)
+
+    def __post_init__(self) -> None:
+        types = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _checked(field, types[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        if self.head == "softmax" and self.unlabelled:
+            raise ValueError(
+                f"`unlabelled` needs a graph to put the samples in, got {self.unlabelled} "
+                "with the softmax head: use the graph head, or unlabelled = 0."
+            )
+        if self.patience and not self.valid_fraction:
+            raise ValueError(
+                f"`patience` needs validation samples, got patience = {self.patience} with "
+                "valid_fraction = 0: hold some samples out, or set patience = 0."
+            )
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any], source: str = "a recipe") -> "Recipe":
+        """Make a recipe from names and values; what is absent takes its default.
+
+        Raises:
+            ValueError: a name is no field (the nearest field is suggested), or a value is bad.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in table:
+            if name not in names:
+                raise ValueError(
+                    f"{source} may hold the fields of a recipe only, got `{name}`: "
+                    + _nearest(name, names)
+                )
+        return cls(**table)
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """Read a TOML file."""
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path} must be a TOML file, got something else ({error}): "
+                'write one `name = value` per line, strings in "quotes".'
+            ) from None
+        return cls.from_table(table, str(path))
+
+    def to_toml(self) -> str:
+        """Write every field, its meaning beside it, so that the file explains itself."""
+        lines = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # JSON's strings and numbers are TOML's, except that TOML also escapes DEL.
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{field.name} = {text}  # {field.metadata['help']}\n")
+        return "".join(lines)
+
+
+def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:
+    """Return `value` as the field's type, or say what is wrong with it."""
+    name, least, most = field.name, field.metadata["least"], field.metadata["most"]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            choices = ", ".join(get_args(kind))
+            hint = _nearest(str(value), list(get_args(kind)))
+            raise ValueError(f"`{name}` must be one of {choices}, got {value!r}: {hint}")
+        return value
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(
+            f"`{name}` must be of type {kind.__name__}, got {value!r}: "
+            f"give for example {field.default!r}."
+        )
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}: give for example {field.default}.")
+    if least is not None and value < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}: raise it.")
+    if most is not None and value > most:
+        raise ValueError(f"`{name}` must be at most {most}, got {value}: lower it.")
+    return value
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"choose from {', '.join(words)}."
