@@ -14,11 +14,11 @@ import pytest
 import weft
 
 PINNED = Path(__file__).with_name("public_names.txt")
-COMMAND_LINE = {"cli"}  # not imported by users; its flags are pinned in their own test
+PROGRAMS = {"lab", "cli"}  # used by their command line; its flags are pinned in their own test
 ROOMS = sorted(
     room.name
     for room in pkgutil.iter_modules(weft.__path__)
-    if not room.name.startswith("_") and room.name not in COMMAND_LINE
+    if not room.name.startswith("_") and room.name not in PROGRAMS
 )
 
 
