@@ -78,7 +78,7 @@ def _read_idx(folder: Path, name: str) -> np.ndarray:
         )
     values = np.frombuffer(content, np.uint8)[4 + 4 * num_axes :]
     sizes = np.frombuffer(content[4 : 4 + 4 * num_axes].ljust(4 * num_axes, b"\0"), ">i4")
-    if len(values) != np.prod(sizes, dtype=np.int64):
+    if len(content) != 4 + 4 * num_axes + np.prod(sizes, dtype=np.int64):
         raise DataError(
             f"{path} must hold {' x '.join(map(str, sizes))} values by its header, "
             f"but holds {len(values)}: it is cut off; copy it again."
