@@ -1,0 +1,174 @@
+"""Arithmetic on edges: the two maps between functions of nodes and functions of edges.
+
+`squared_distances` takes node vectors to edges, `laplacian_product` takes edge weights and node
+vectors to nodes; each is the other's derivative, so both can be differentiated to any order.
+Every undirected edge is stored once, as (i, j) with i < j. Knows tensors only.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# torch says this once per process; CSR products are the only beta feature used.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+
+
+def csr_pattern(
+    edges: Int[Tensor, "2 e"], num_nodes: int
+) -> tuple[Int[Tensor, " n+1"], Int[Tensor, " 2e"], Int[Tensor, " 2e"]]:
+    """Lay a symmetric matrix out in compressed sparse rows.
+
+    Args:
+        edges: node pairs i < j in lexicographic order, each once.
+        num_nodes: rows of the matrix.
+
+    Returns:
+        Row starts, columns, and for each of the 2e entries the edge it belongs to.
+    """
+    i, j = edges
+    num_edges = len(i)
+    # Row r holds first its smaller neighbours, then its larger ones. The larger ones lie in the
+    # edge list as they are; the smaller ones after one stable sort by j.
+    by_column = j.argsort(stable=True)
+    smaller = torch.bincount(j, minlength=num_nodes)
+    larger = torch.bincount(i, minlength=num_nodes)
+    row_start = torch.zeros(num_nodes + 1, dtype=torch.long, device=i.device)
+    row_start[1:] = (smaller + larger).cumsum(0)
+    first_smaller = row_start[:-1] - (smaller.cumsum(0) - smaller)
+    first_larger = row_start[:-1] + smaller - (larger.cumsum(0) - larger)
+    position = torch.arange(num_edges, device=i.device)
+    columns = torch.empty(2 * num_edges, dtype=torch.long, device=i.device)
+    edge_of = torch.empty_like(columns)
+    at = position + first_smaller[j[by_column]]
+    columns[at], edge_of[at] = i[by_column], by_column
+    at = position + first_larger[i]
+    columns[at], edge_of[at] = j, position
+    return row_start, columns, edge_of
+
+
+def csr_matrix(row_start: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Return a square torch CSR tensor; what comes from `csr_pattern` needs no checks."""
+    size = (len(row_start) - 1, len(row_start) - 1)
+    return torch.sparse_csr_tensor(row_start, columns, values, size, check_invariants=False)
+
+
+def node_sums(
+    weights: Float[Tensor, " e"], edges: Int[Tensor, "2 e"], num_nodes: int
+) -> Float[Tensor, " n"]:
+    """Sum a function of edges at both ends of each edge; of weights, these are the degrees."""
+    zeros = weights.new_zeros(num_nodes)
+    return zeros.index_add(0, edges[0], weights).index_add(0, edges[1], weights)
+
+
+def edge_inner(
+    x: Float[Tensor, "*b n d"], y: Float[Tensor, "*b n d"], edges: Int[Tensor, "2 e"]
+) -> Float[Tensor, "*b e"]:
+    """Return <x_i - x_j, y_i - y_j> for each edge. Differentiable to any order."""
+    return (_differences(x, edges) * _differences(y, edges)).sum(-1)
+
+
+def squared_distances(
+    features: Float[Tensor, "n d"], edges: Int[Tensor, "2 e"]
+) -> Float[Tensor, " e"]:
+    """Return |x_i - x_j|^2 for each edge, by direct differences: no cancellation.
+
+    Differentiable to any order in `features`; the backward is one sparse product, so neither
+    pass keeps an (e, d) array.
+    """
+    return _SquaredDistances.apply(features, edges)  # pyright: ignore[reportReturnType]
+
+
+def laplacian_product(
+    weights: Float[Tensor, " e"], x: Float[Tensor, "n d"], edges: Int[Tensor, "2 e"]
+) -> Float[Tensor, "n d"]:
+    """Return L(w) x, whose row i is the sum over neighbours j of w_ij (x_i - x_j).
+
+    Bilinear; differentiable to any order in `weights` and `x`.
+    """
+    return _LaplacianProduct.apply(weights, x, edges)  # pyright: ignore[reportReturnType]
+
+
+def _differences(x: Tensor, edges: Tensor) -> Tensor:
+    return x.index_select(-2, edges[0]) - x.index_select(-2, edges[1])
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """D_e = |x_i - x_j|^2; with g coming in, dx = 2 L(g) x."""
+
+    @staticmethod
+    def forward(features: Tensor, edges: Tensor) -> Tensor:
+        # In blocks that stay in cache; (e, d) differences at once would be the largest array.
+        block = max(1, 2**18 // max(1, features.shape[1]))
+        parts = [_differences(features, part) for part in edges.split(block, dim=1)]
+        parts = [torch.linalg.vecdot(part, part) for part in parts]
+        return torch.cat(parts) if parts else features.new_zeros(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        features, edges = inputs
+        ctx.save_for_backward(features, edges)
+        ctx.save_for_forward(features, edges)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        features, edges = ctx.saved_tensors
+        return 2 * laplacian_product(grad, features, edges), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        features, edges = ctx.saved_tensors
+        return 2 * edge_inner(features, tangent, edges)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], features: Tensor, edges: Tensor) -> Any:
+        batched = features.movedim(in_dims[0], 0)
+        return edge_inner(batched, batched, edges), 0
+
+
+class _LaplacianProduct(torch.autograd.Function):
+    """P = L(w) x is bilinear; with G coming in, dw_ij = <x_i - x_j, G_i - G_j>, dx = L(w) G."""
+
+    @staticmethod
+    def forward(weights: Tensor, x: Tensor, edges: Tensor) -> Tensor:
+        num_nodes = len(x)
+        row_start, columns, edge_of = csr_pattern(edges, num_nodes)
+        adjacency = csr_matrix(row_start, columns, weights[edge_of])
+        return node_sums(weights, edges, num_nodes)[:, None] * x - adjacency @ x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, x, edges = ctx.saved_tensors
+        need_weights, need_x, _ = ctx.needs_input_grad
+        return (
+            edge_inner(x, grad, edges) if need_weights else None,
+            laplacian_product(weights, grad, edges) if need_x else None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, dweights: Tensor | None, dx: Tensor | None, _: None) -> Tensor:
+        weights, x, edges = ctx.saved_tensors
+        tangent = torch.zeros_like(x)
+        if dweights is not None:
+            tangent = tangent + laplacian_product(dweights, x, edges)
+        if dx is not None:
+            tangent = tangent + laplacian_product(weights, dx, edges)
+        return tangent
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], weights: Tensor, x: Tensor, edges: Tensor) -> Any:
+        weights, x = (
+            part.movedim(dim, 0) if dim is not None else part.expand(info.batch_size, *part.shape)
+            for part, dim in zip((weights, x), in_dims[:2], strict=True)
+        )
+        flow = weights[..., None] * _differences(x, edges)
+        i, j = edges
+        return torch.zeros_like(x).index_add(1, i, flow).index_add(1, j, flow, alpha=-1), 0

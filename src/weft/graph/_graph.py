@@ -1,0 +1,201 @@
+"""The graph: undirected edges, each stored once, with one weight each.
+
+Everything else in the room takes or makes a `Graph`. Knows tensors; SciPy only at the borders.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy import sparse
+from scipy.sparse import csgraph
+from torch import Tensor
+
+from weft.graph._edges import csr_matrix, csr_pattern, node_sums
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An undirected weighted graph, or several of equal size side by side.
+
+    Storing each edge once makes the Laplacian symmetric by construction and linear in each
+    weight, which is all that the exact gradients need. Edges are in lexicographic order, so
+    that two equal graphs are stored alike; `Graph.from_edge_index` brings any list into it.
+
+    Args:
+        edges: node pairs (i, j) with i < j, sorted, each once; int64.
+        weights: one weight per edge, non-negative and finite, no unit.
+        num_nodes: number of nodes, isolated ones included.
+        num_graphs: how many graphs of equal size lie side by side (episodes); nodes of graph g
+            are the g-th block of num_nodes / num_graphs, and no edge leaves its block.
+
+    Raises:
+        ValueError: edges are out of order or range, or weights are negative or not finite.
+    """
+
+    edges: Int[Tensor, "2 e"]
+    weights: Float[Tensor, " e"]
+    num_nodes: int
+    num_graphs: int = 1
+
+    def __post_init__(self) -> None:
+        edges, weights = self.edges, self.weights
+        if edges.ndim != 2 or len(edges) != 2 or edges.dtype != torch.long:
+            raise ValueError(
+                f"`edges` must be an int64 tensor of shape (2, e), got {edges.dtype} of shape "
+                f"{tuple(edges.shape)}: one column per undirected edge."
+            )
+        if not weights.is_floating_point() or weights.shape != edges.shape[1:]:
+            raise ValueError(
+                f"`weights` must be floating point of shape ({edges.shape[1]},), got "
+                f"{weights.dtype} of shape {tuple(weights.shape)}: one weight per edge."
+            )
+        if self.num_graphs < 1 or self.num_nodes % self.num_graphs:
+            raise ValueError(
+                f"`num_graphs` must divide `num_nodes`, got {self.num_graphs} graphs and "
+                f"{self.num_nodes} nodes: the graphs have equal size."
+            )
+        if not edges.shape[1]:
+            return
+        key = edges[0] * self.num_nodes + edges[1]
+        in_order = (edges[0] < edges[1]).all() & (key[1:] > key[:-1]).all()
+        if not (in_order & (edges[0, 0] >= 0) & (edges[1].max() < self.num_nodes)):
+            raise ValueError(
+                f"`edges` must be pairs i < j of nodes 0..{self.num_nodes - 1}, sorted, each once: "
+                "bring other lists into this form with Graph.from_edge_index."
+            )
+        block = self.num_nodes // self.num_graphs
+        if self.num_graphs > 1 and (edges[0] // block != edges[1] // block).any():
+            raise ValueError("`edges` must stay inside their graph: an edge joins two blocks.")
+        if not (torch.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(
+                "`weights` must be finite and not negative, got "
+                f"{weights.min().item():g} as the least: clean or shift the similarities first."
+            )
+
+    @classmethod
+    def from_edge_index(
+        cls,
+        edge_index: Int[Tensor, "2 m"],
+        weights: Float[Tensor, " m"] | None = None,
+        *,
+        num_nodes: int | None = None,
+    ) -> "Graph":
+        """Build a graph from any list of edges: directed, repeated or with loops.
+
+        An edge given more than once, in either direction, keeps its largest weight (the union);
+        loops are dropped, since a Laplacian does not see them. Differentiable in `weights`.
+
+        Args:
+            edge_index: source and target nodes, as PyTorch Geometric has them; integers.
+            weights: one per column; ones when left out.
+            num_nodes: number of nodes; the largest index plus one when left out.
+        """
+        if edge_index.ndim != 2 or len(edge_index) != 2 or edge_index.is_floating_point():
+            raise ValueError(
+                f"`edge_index` must hold integers in shape (2, m), got {edge_index.dtype} of shape "
+                f"{tuple(edge_index.shape)}: transpose or cast it."
+            )
+        edge_index = edge_index.long()
+        if num_nodes is None:
+            num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
+        if (
+            edge_index.numel()
+            and not 0 <= int(edge_index.min()) <= int(edge_index.max()) < num_nodes
+        ):
+            raise ValueError(
+                f"`edge_index` must hold nodes 0..{num_nodes - 1}, got {int(edge_index.min())} to "
+                f"{int(edge_index.max())}: pass the right `num_nodes`."
+            )
+        if weights is None:
+            weights = torch.ones(edge_index.shape[1], device=edge_index.device)
+        proper = edge_index[0] != edge_index[1]
+        source, target = edge_index[:, proper]
+        key = torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
+        unique, place = torch.unique(key, return_inverse=True)
+        merged = weights.new_zeros(len(unique)).scatter_reduce(
+            0, place, weights[proper], "amax", include_self=False
+        )
+        return cls(_unpack(unique, num_nodes), merged, num_nodes)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> "Graph":
+        """Build a graph from a symmetric SciPy sparse matrix of weights; the diagonal is dropped.
+
+        Raises:
+            ValueError: the matrix is not square, or not symmetric.
+        """
+        matrix = sparse.csr_array(matrix)
+        if matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"`matrix` must be square, got shape {matrix.shape}: rows are nodes.")
+        if abs(matrix - matrix.T).max() > 0:
+            raise ValueError(
+                "`matrix` must be symmetric, got two weights for one edge: "
+                "symmetrise it first, for example with matrix.maximum(matrix.T)."
+            )
+        upper = sparse.triu(matrix, k=1).tocoo()
+        edges = torch.from_numpy(np.stack([upper.row, upper.col]).astype(np.int64))
+        weights = torch.from_numpy(np.asarray(upper.data, dtype=_floating(upper.dtype)))
+        return cls.from_edge_index(edges, weights, num_nodes=matrix.shape[0])
+
+    def to_scipy(self) -> Any:
+        """Return the symmetric weight matrix as a SciPy CSR array, on the CPU, without gradient."""
+        crow, columns, edge_of = (part.cpu().numpy() for part in self._pattern())
+        weights = self.weights.detach().cpu().numpy()[edge_of]
+        return sparse.csr_array((weights, columns, crow), (self.num_nodes, self.num_nodes))
+
+    def with_weights(self, weights: Float[Tensor, " e"]) -> "Graph":
+        """Return the same edges with other weights."""
+        return replace(self, weights=weights)
+
+    def degrees(self) -> Float[Tensor, " n"]:
+        """Return the sum of the weights at each node. Differentiable in the weights."""
+        return node_sums(self.weights, self.edges, self.num_nodes)
+
+    def laplacian(self) -> Float[Tensor, "n n"]:
+        """Return L = D - W as a dense matrix. Differentiable in the weights."""
+        i, j = self.edges
+        matrix = torch.diag(self.degrees())
+        matrix = matrix.index_put((i, j), -self.weights)
+        return matrix.index_put((j, i), -self.weights)
+
+    def laplacian_csr(self) -> Tensor:
+        """Return L = D - W as a torch CSR tensor, without gradient (torch's CSR has none twice)."""
+        crow, columns, edge_of = self._pattern()
+        node = torch.arange(self.num_nodes + 1, device=columns.device)
+        degrees = csr_matrix(node, node[:-1], self.degrees().detach())
+        return degrees - csr_matrix(crow, columns, self.weights.detach()[edge_of])
+
+    def components(self) -> Int[Tensor, " n"]:
+        """Number the connected components over edges of positive weight, from 0."""
+        positive = (self.weights.detach() > 0).nonzero().squeeze(1)
+        return connected_components(self.edges[:, positive], self.num_nodes)
+
+    def _pattern(self) -> tuple[Tensor, Tensor, Tensor]:
+        return csr_pattern(self.edges, self.num_nodes)
+
+
+def connected_components(edges: Int[Tensor, "2 e"], num_nodes: int) -> Int[Tensor, " n"]:
+    """Number the connected components from 0 and return each node's; SciPy searches, on the CPU."""
+    i, j = edges.cpu().numpy()
+    pattern = sparse.coo_array((np.ones(len(i), np.int8), (i, j)), (num_nodes, num_nodes))
+    _, component = csgraph.connected_components(pattern, directed=False)
+    return torch.from_numpy(component.astype(np.int64)).to(edges.device)
+
+
+def unique_edges(
+    source: Int[Tensor, " m"], target: Int[Tensor, " m"], num_nodes: int
+) -> tuple[Int[Tensor, "2 e"], Int[Tensor, " e"]]:
+    """Join directed pairs into undirected edges; also return their sort keys i * n + j."""
+    key = torch.unique(torch.minimum(source, target) * num_nodes + torch.maximum(source, target))
+    return _unpack(key, num_nodes), key
+
+
+def _unpack(key: Tensor, num_nodes: int) -> Tensor:
+    return torch.stack([key // num_nodes, key % num_nodes]) if num_nodes else key.new_zeros(2, 0)
+
+
+def _floating(dtype: np.dtype[Any]) -> Any:
+    return dtype if dtype in (np.float32, np.float64) else np.float64

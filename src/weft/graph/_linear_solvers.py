@@ -1,0 +1,199 @@
+"""Solve (L(w) + diag t) U = B for plain tensors: dense Cholesky, or conjugate gradients.
+
+A solver is a frozen object with two methods: `factor` turns one matrix into a list of tensors,
+`solve` applies it to right-hand sides. Autograd is off here; `_solve.py` differentiates.
+The numerics are registered operators, so that compiled code calls them whole.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weft._check import ConvergenceError
+from weft.graph._edges import csr_matrix, csr_pattern, node_sums
+
+DENSE_UP_TO = 500
+"""Nodes per graph up to which dense Cholesky is the default: measured crossover on a CPU."""
+
+
+class LinearSolver(Protocol):
+    """Factors a matrix once and solves with it any number of times."""
+
+    def factor(
+        self,
+        edges: Int[Tensor, "2 e"],
+        weights: Float[Tensor, " e"],
+        diagonal: Float[Tensor, " n"],
+        num_graphs: int,
+    ) -> list[Tensor]:
+        """Prepare L(weights) + diag(diagonal), symmetric and positive definite."""
+        ...
+
+    def solve(
+        self, factor: list[Tensor], rhs: Float[Tensor, "n c"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, " c"]]:
+        """Return the solution and the relative residual of each column (empty if exact)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cholesky:
+    """Dense Cholesky factorisation: exact, nothing to choose; memory n^2 and work n^3 / 3.
+
+    Graphs side by side in equal blocks are factored as one batch.
+    """
+
+    def factor(self, edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> list:
+        """Return the lower factor, (num_graphs, n, n)."""
+        return [_cholesky(edges, weights, diagonal, num_graphs)]
+
+    def solve(self, factor: list[Tensor], rhs: Tensor) -> tuple[Tensor, Tensor]:
+        """Solve by two triangular systems."""
+        (lower,) = factor
+        blocks = rhs.view(len(lower), -1, rhs.shape[1])
+        return torch.cholesky_solve(blocks, lower).reshape(rhs.shape), rhs.new_zeros(0)
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """Block conjugate gradients with Jacobi preconditioning and a certified residual.
+
+    All columns advance together on one sparse matrix; a finished column, or one that is zero,
+    rests. The recurrence's own residual cannot be believed below the rounding of its dtype, so
+    the true one, B - A U, is computed in float64 at the end; where it misses `rtol` the
+    iteration restarts on the remainder (iterative refinement).
+
+    Args:
+        rtol: relative residual of each column; `None` takes 1e-6 for float32, 1e-10 for float64.
+        max_iterations: steps in all before `ConvergenceError`.
+    """
+
+    rtol: float | None = None
+    max_iterations: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.rtol is not None and not 0 < self.rtol < 1:
+            raise ValueError(f"`rtol` must lie between 0 and 1, got {self.rtol}.")
+        if self.max_iterations < 1:
+            raise ValueError(f"`max_iterations` must be positive, got {self.max_iterations}.")
+
+    def factor(self, edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> list:
+        """Return the matrix in CSR: row starts, columns, off-diagonal weights, diagonal."""
+        del num_graphs  # blocks are just sparsity here
+        row_start, columns, edge_of = csr_pattern(edges, len(diagonal))
+        # Summed in float64: the residual is computed with the matrix that was meant.
+        total = node_sums(weights.double(), edges, len(diagonal)) + diagonal.double()
+        return [row_start, columns, weights[edge_of], total]
+
+    def solve(self, factor: list[Tensor], rhs: Tensor) -> tuple[Tensor, Tensor]:
+        """Iterate until every column meets the tolerance."""
+        rtol = self.rtol or (1e-6 if rhs.dtype == torch.float32 else 1e-10)
+        return _conjugate_gradient(*factor, rhs, rtol, self.max_iterations)
+
+
+def default_solver(num_nodes: int, num_graphs: int) -> LinearSolver:
+    """Return the faster solver for this size: dense to `DENSE_UP_TO` nodes, iterative above."""
+    return Cholesky() if num_nodes <= DENSE_UP_TO * num_graphs else ConjugateGradient()
+
+
+@torch.library.custom_op("weft::cholesky", mutates_args=())
+def _cholesky(edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> Tensor:
+    num_nodes = len(diagonal)
+    block = num_nodes // num_graphs
+    i, j = edges
+    graph = i // block if block else i
+    matrix = weights.new_zeros(num_graphs, block, block)
+    flat = matrix.view(-1)
+    # Only the lower triangle is read: entry (j, i) of its block.
+    flat[graph * block * block + (j % block) * block + i % block] = -weights if block else weights
+    matrix.diagonal(dim1=1, dim2=2).copy_(
+        (node_sums(weights, edges, num_nodes) + diagonal).view(num_graphs, block)
+    )
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.any():
+        raise ValueError(
+            "the system must be positive definite, but its Cholesky factorisation broke down at "
+            f"row {int(failed.max()) - 1} of its graph: a component without label or decay, or "
+            "weights beyond the precision; label one of its nodes or pass a larger `tau`."
+        )
+    return lower
+
+
+@_cholesky.register_fake
+def _(edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> Tensor:
+    block = len(diagonal) // num_graphs
+    return weights.new_empty(num_graphs, block, block)
+
+
+@torch.library.custom_op("weft::conjugate_gradient", mutates_args=())
+def _conjugate_gradient(
+    row_start: Tensor,
+    columns: Tensor,
+    weights: Tensor,
+    diagonal: Tensor,
+    rhs: Tensor,
+    rtol: float,
+    max_iterations: int,
+) -> tuple[Tensor, Tensor]:
+    inner = csr_matrix(row_start, columns, weights)
+    outer = csr_matrix(row_start, columns, weights.double())
+    target = rhs.double()
+    norm = target.norm(dim=0)
+    scale = torch.where(norm > 0, norm, 1.0)
+    solution = torch.zeros_like(target)
+    remainder = target
+    left = max_iterations
+    residual = norm / scale
+    while (residual > rtol).any():
+        # Float32 gains about six digits before its recurrence drifts; then start afresh.
+        goal = rtol if rhs.dtype == torch.float64 else 1e-5
+        steps, update = _iterate(
+            inner, diagonal.to(rhs.dtype), remainder / scale, max(rtol / 2, goal / 2), left
+        )
+        solution = solution + update * scale
+        remainder = target - (diagonal[:, None] * solution - outer @ solution)
+        previous, residual = residual, remainder.norm(dim=0) / scale
+        left -= steps
+        stuck = not (residual.max() < 0.5 * previous.max())  # also stops at NaN
+        if (residual > rtol).any() and (left <= 0 or stuck):
+            raise ConvergenceError(
+                f"conjugate gradients must reach a relative residual of {rtol:g}, got "
+                f"{residual.max().item():.2e} after {max_iterations - left} steps: raise `rtol` or "
+                "`max_iterations`, add `tau`, or solve in float64."
+            )
+    return solution.to(rhs.dtype), residual.to(rhs.dtype)
+
+
+@_conjugate_gradient.register_fake
+def _(row_start, columns, weights, diagonal, rhs, rtol, max_iterations):  # noqa: ANN
+    return torch.empty_like(rhs), rhs.new_empty(rhs.shape[1])
+
+
+def _iterate(
+    adjacency: Tensor, diagonal: Tensor, rhs: Tensor, rtol: float, max_iterations: int
+) -> tuple[int, Tensor]:
+    """Run the recurrence from zero, in the dtype of `diagonal`, until |r| <= rtol |rhs|."""
+    residual = rhs.to(diagonal.dtype)
+    diagonal = diagonal[:, None]
+    bound = (rtol * residual.norm(dim=0)).square()
+    solution = torch.zeros_like(residual)
+    direction = residual / diagonal
+    product = (residual * direction).sum(0)
+    for step in range(max_iterations):
+        active = residual.square().sum(0) > bound
+        if not active.any():
+            return step, solution
+        image = diagonal * direction - adjacency @ direction
+        curvature = (direction * image).sum(0)
+        # Zero columns, and finished ones, take a step of length zero: 0 / 0 would spoil them.
+        length = torch.where(active, product / torch.where(active, curvature, 1.0), 0.0)
+        solution += length * direction
+        residual -= length * image
+        conditioned = residual / diagonal
+        previous, product = product, (residual * conditioned).sum(0)
+        ratio = torch.where(active, product / torch.where(active, previous, 1.0), 0.0)
+        direction = conditioned + ratio * direction
+    return max_iterations, solution
