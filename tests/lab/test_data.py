@@ -2,18 +2,14 @@ import csv
 import gzip
 import re
 import struct
-import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from weft.lab.data import DataError, Dataset, load_data, split_labels
+from weft.lab.data import DataError, Dataset, load_data
 
 RANDOM = np.random.default_rng(0)
 
@@ -347,82 +343,7 @@ def test_a_folder_of_another_layout_is_refused_with_the_reason(tmp_path):
     assert "pets/dog/0.png is not an image of 8 bits" in refusal(str(folder))
 
 
-# Other libraries
-
-
-class Library:
-    """Samples as torchvision hands them out."""
-
-    classes = ("one", "two")
-
-    def __init__(self, root, train=True):
-        if not (root / "there").exists():
-            raise RuntimeError("Dataset not found.\nYou can use download=True")
-        self.samples = [(Image.fromarray(image), i % 2) for i, image in enumerate(images(4))]
-        self.samples = self.samples if train else self.samples[:2]
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        return self.samples[index]
-
-
-class BySplit(Library):
-    def __init__(self, root, split="train"):
-        super().__init__(root, train=split == "train")
-
-
-@pytest.fixture
-def torchvision(monkeypatch):
-    datasets = SimpleNamespace(Small=Library, BySplit=BySplit, InOnePiece=object)
-    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(datasets=datasets))
-
-
-@pytest.mark.parametrize("name", ["Small", "BySplit"])
-@pytest.mark.usefixtures("torchvision")
-def test_a_torchvision_data_set_is_read_from_the_data_folder(tmp_path, name):
-    (tmp_path / "there").touch()
-    data = load_data(f"torchvision:{name}", root=tmp_path)
-    assert data.class_names == ("one", "two")
-    assert data.image_shape == (1, 6, 5)
-    assert (len(data.train_labels), len(data.test_labels)) == (4, 2)
-
-
-@pytest.mark.usefixtures("torchvision")
-def test_torchvision_data_that_cannot_be_read_are_refused_in_one_line(tmp_path):
-    message = refusal("torchvision:Small", root=tmp_path)
-    assert f"is not ready in {tmp_path} (Dataset not found.): nothing is downloaded" in message
-    assert "no data set 'Nothing'" in refusal("torchvision:Nothing", root=tmp_path)
-    assert "has no train and test part" in refusal("torchvision:InOnePiece", root=tmp_path)
-
-
-def test_a_torchvision_built_for_another_torch_is_refused_in_one_line(tmp_path, monkeypatch):
-    package = tmp_path / "torchvision"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    message = refusal("torchvision:MNIST", root=tmp_path)
-    assert "needs a torchvision that matches this PyTorch (operator nms does not exist)" in message
-
-
-def test_hugging_face_data_without_the_library_are_refused_in_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "install `datasets` and load the data once yourself" in refusal("hf:mnist")
-
-
-def test_a_saved_hugging_face_data_set_is_read_and_none_is_downloaded(tmp_path):
-    datasets = pytest.importorskip("datasets", exc_type=ImportError)
-    columns = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["one", "two"])}
-    pixels = images(10)
-    samples = {"image": [Image.fromarray(image) for image in pixels], "label": [0, 1] * 5}
-    table = datasets.Dataset.from_dict(samples, features=datasets.Features(columns))
-    table.save_to_disk(tmp_path / "saved")
-    data = load_data(f"hf:{tmp_path / 'saved'}")
-    assert data.class_names == ("one", "two")
-    assert (len(data.train_labels), len(data.test_labels)) == (8, 2)
-    assert "nothing is downloaded here" in refusal("hf:not-in-any-cache")
+# Names
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
@@ -478,78 +399,3 @@ def test_the_optical_digits_as_csv_have_64_features(data_root, tmp_path):
     data = load_data(str(path))
     assert data.train_inputs.shape[1] == 64
     assert len(data.train_labels) + len(data.test_labels) == 1797
-
-
-# Which labels are seen
-
-labels_of_classes = st.lists(st.integers(1, 12), min_size=1, max_size=6).map(
-    lambda counts: torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-)
-
-
-@given(labels=labels_of_classes, seed=st.integers(0, 2**63 - 1), draw=st.data())
-def test_a_split_is_a_partition_balanced_over_the_classes(labels, seed, draw):
-    num_classes = int(labels.max()) + 1
-    budget = draw.draw(st.integers(num_classes, len(labels)), label="budget")
-    num_valid = draw.draw(st.integers(0, budget - num_classes), label="num_valid")
-    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-    split = split_labels(labels, budget, num_valid / budget, seed)
-
-    assert torch.cat(split).sort().values.equal(torch.arange(len(labels)))
-    assert len(split.labelled) == budget - num_valid
-    assert len(split.valid) == num_valid
-
-    trained = labels[split.labelled].bincount(minlength=num_classes)
-    seen = trained + labels[split.valid].bincount(minlength=num_classes)
-    assert trained.min() >= 1
-    # Equal shares, except for classes that have given all they have.
-    giving = seen < labels.bincount()
-    assert seen.max() - (seen[giving].min() if giving.any() else seen.max()) <= 1
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_validation_takes_an_equal_share_of_each_class_out_of_the_budget(seed):
-    labels = torch.arange(10).repeat(50)
-    split = split_labels(labels, 100, 0.2, seed)
-    assert labels[split.labelled].bincount().tolist() == [8] * 10
-    assert labels[split.valid].bincount().tolist() == [2] * 10
-
-
-def test_validation_on_all_labels_keeps_the_proportions_of_the_classes():
-    labels = torch.tensor([0] * 900 + [1] * 100)
-    split = split_labels(labels, None, 0.1, seed=0)
-    assert labels[split.valid].bincount().tolist() == [90, 10]
-    assert len(split.unlabelled) == 0
-
-
-def test_a_split_depends_on_its_seed_and_on_no_other_randomness():
-    labels = torch.arange(10).repeat(50)
-    state = torch.get_rng_state()
-    one = split_labels(labels, 100, 0.2, seed=3)
-    assert torch.get_rng_state().equal(state)
-    torch.manual_seed(99)
-    same, other = split_labels(labels, 100, 0.2, seed=3), split_labels(labels, 100, 0.2, seed=4)
-    assert all(map(torch.equal, one, same))
-    assert not one.labelled.equal(other.labelled)
-
-
-def test_a_smaller_budget_is_part_of_a_larger_one():
-    labels = torch.arange(10).repeat(50)
-    small, large = (set(split_labels(labels, n, 0, seed=0).labelled.tolist()) for n in (50, 100))
-    assert small < large
-
-
-@pytest.mark.parametrize(
-    ("budget", "valid_fraction", "message"),
-    [
-        (9, 0.0, "`num_labelled` must be from 10, one label per class, to 500"),
-        (501, 0.0, "the size of the training part, got 501"),
-        (100, 1.0, r"`valid_fraction` must lie in \[0, 1\), got 1.0"),
-        (100, -0.1, r"`valid_fraction` must lie in \[0, 1\), got -0.1"),
-        (100, float("nan"), r"`valid_fraction` must lie in \[0, 1\), got nan"),
-        (12, 0.5, "must leave 10 training labels, one per class, got 12 of which 6 validate"),
-    ],
-)
-def test_a_budget_that_cannot_be_met_is_refused(budget, valid_fraction, message):
-    with pytest.raises(ValueError, match=message):
-        split_labels(torch.arange(10).repeat(50), budget, valid_fraction, seed=0)
