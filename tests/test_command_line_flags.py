@@ -17,12 +17,12 @@ PINNED = Path(__file__).with_name("command_line_flags.txt")
 
 
 def listing(command: Any, name: str) -> Iterator[str]:
-    """A line for every command, and for each of its arguments and options."""
+    """A line for every command, and for each of its arguments and options with its default."""
     yield name
     for parameter in command.params:
         names = "/".join([*parameter.opts, *parameter.secondary_opts])
-        default = "" if parameter.default in (None, ()) else f" = {parameter.default}"
-        yield f"    {names}: {parameter.type.name}{default}"
+        default = "required" if parameter.required else parameter.default
+        yield f"    {names}: {default}"
     for child, subcommand in sorted(getattr(command, "commands", {}).items()):
         yield from listing(subcommand, f"{name} {child}")
 
