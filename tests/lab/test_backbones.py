@@ -106,7 +106,8 @@ def test_an_mlp_on_vectors_does_not_see_their_units():
 
 def test_the_cnn_pools_28_pixels_twice_and_8_pixels_once():
     def sizes(side):
-        return SmallCNN((1, side, side), 5).layers(batch((1, side, side))).shape[1:]
+        cnn = SmallCNN((1, side, side), 5)
+        return cnn.layers(cnn.first(batch((1, side, side)))).shape[1:]
 
     assert sizes(28) == (64, 7, 7)
     assert sizes(8) == (64, 4, 4)
