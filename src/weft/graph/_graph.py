@@ -169,7 +169,7 @@ class Graph:
         return degrees - csr_matrix(crow, columns, self.weights.detach()[edge_of])
 
     def components(self) -> Int[Tensor, " n"]:
-        """Number the connected components over edges of positive weight, from 0."""
+        """Return each node's connected component over edges of positive weight, from 0."""
         positive = (self.weights.detach() > 0).nonzero().squeeze(1)
         return connected_components(self.edges[:, positive], self.num_nodes)
 
@@ -178,7 +178,7 @@ class Graph:
 
 
 def connected_components(edges: Int[Tensor, "2 e"], num_nodes: int) -> Int[Tensor, " n"]:
-    """Number the connected components from 0 and return each node's; SciPy searches, on the CPU."""
+    """Return each node's connected component, from 0; SciPy searches, on the CPU."""
     i, j = edges.cpu().numpy()
     pattern = sparse.coo_array((np.ones(len(i), np.int8), (i, j)), (num_nodes, num_nodes))
     _, component = csgraph.connected_components(pattern, directed=False)

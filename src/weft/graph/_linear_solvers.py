@@ -168,7 +168,7 @@ def _conjugate_gradient(
 
 
 @_conjugate_gradient.register_fake
-def _(row_start, columns, weights, diagonal, rhs, rtol, max_iterations):  # noqa: ANN
+def _(row_start, columns, weights, diagonal, rhs, rtol, max_iterations):
     return torch.empty_like(rhs), rhs.new_empty(rhs.shape[1])
 
 

@@ -36,7 +36,7 @@ class ExactNeighbors:
     def __post_init__(self) -> None:
         if self.chunk_bytes is not None and self.chunk_bytes < 1:
             raise ValueError(
-                f"`chunk_bytes` must be positive, got {self.chunk_bytes}: pass None for the default."
+                f"`chunk_bytes` must be positive, got {self.chunk_bytes}: None is the default."
             )
 
     @torch.no_grad()
