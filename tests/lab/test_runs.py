@@ -29,9 +29,14 @@ def test_a_directory_without_a_recipe_is_no_run(tmp_path):
 
 
 def test_a_run_is_never_replaced_by_accident(run):
+    run.save_checkpoint({})
     with pytest.raises(ValueError, match="got a run already there: continue it with --resume"):
         Run.create(run.path, Recipe())
     assert Run.open(run.path) == run
+
+
+def test_a_run_that_finished_no_epoch_makes_way(run):
+    assert Run.create(run.path, Recipe(seed=8)).recipe.seed == 8
 
 
 def test_overwriting_leaves_nothing_of_the_old_run_and_all_foreign_files(run):

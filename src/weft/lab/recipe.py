@@ -10,11 +10,18 @@ import difflib
 import json
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Generator, Tensor, nn
+
+    from weft.lab._model import Classifier
+    from weft.lab.data import Dataset, Split
+
     pass
 
 
@@ -35,10 +42,12 @@ class Recipe:
     data: str = _field("digits", "data set: a name, a .npz or .csv file, or a folder of images")
     labels: int = _field(0, "labelled training samples to use; 0 = all", least=0)
     valid_fraction: float = _field(
-        0.0, "share of the training data held out for validation", least=0, most=0.9
+        0.0, "share of the labels kept to validate on", least=0, most=0.9
     )
     head: Literal["softmax", "graph"] = _field("graph", "classifier on top of the features")
-    backbone: str = _field("auto", "network below the head; auto = one that fits the data")
+    backbone: Literal["auto", "mlp", "cnn", "resnet18"] = _field(
+        "auto", "network below the head; auto = cnn for images, mlp for vectors"
+    )
     features: int = _field(32, "size of the feature vector below the head", least=1)
     epochs: int = _field(20, "epochs to train", least=1)
     steps: int = _field(0, "steps per epoch; 0 = one pass over the labelled samples", least=0)
@@ -46,7 +55,9 @@ class Recipe:
     unlabelled: int = _field(0, "unlabelled nodes in each training graph", least=0)
     learning_rate: float = _field(2e-3, "peak of the one-cycle schedule (AdamW)", least=1e-9)
     weight_decay: float = _field(1e-4, "weight decay of AdamW", least=0)
-    augment: str = _field("none", "augmentation of the training samples")
+    augment: Literal["none", "digits", "clothing", "natural", "vectors"] = _field(
+        "none", "random changes to training samples, by their kind"
+    )
     k: int = _field(25, "neighbours of each node in the graph", least=1)
     kernel: Literal["gaussian", "tapered"] = _field("gaussian", "distances to edge weights")
     bandwidth: float = _field(
@@ -54,6 +65,9 @@ class Recipe:
     )
     tau: float = _field(1e-3, "decay per node: above 0, isolated samples abstain", least=0)
     anchors: int = _field(10, "labelled samples per class in each training graph", least=1)
+    anchors_served: int = _field(
+        100, "labelled samples per class that predictions lean on; 0 = all", least=0
+    )
     anchor_refresh: Literal["random", "loss", "entropy", "none"] = _field(
         "random", "how the anchors of a training graph are chosen"
     )
@@ -120,6 +134,60 @@ class Recipe:
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
             lines.append(f"{field.name} = {text}  # {field.metadata['help']}\n")
         return "".join(lines)
+
+    def torch_device(self) -> "torch.device":
+        """Return the device to compute on; auto = a GPU where there is one.
+
+        Raises:
+            ValueError: a GPU is asked for, and none is there.
+        """
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                "`device` cuda needs a GPU that torch can use, got none: take device = auto."
+            )
+        here = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(here if self.device == "auto" else self.device)
+
+    def load_data(self) -> "tuple[Dataset, Split]":
+        """Load the data set and choose the labels that training may see."""
+        from weft.lab.data import load_data, split_labels
+
+        data = load_data(self.data, seed=self.seed)
+        budget = self.labels or None
+        return data, split_labels(data.train_labels, budget, self.valid_fraction, self.seed)
+
+    def build_augmentation(self) -> "Callable[[Tensor, Generator], Tensor]":
+        """Return what changes a batch of training inputs at random."""
+        from weft.lab import augment
+
+        if self.augment == "none":
+            return lambda inputs, generator: inputs
+        return getattr(augment, self.augment.upper())
+
+    def build_head(self, num_classes: int) -> "nn.Module":
+        """Build the head, on the CPU."""
+        from weft.heads import GraphHead, LinearHead
+
+        if self.head == "softmax":
+            return LinearHead(self.features, num_classes)
+        return GraphHead(num_classes, k=self.k, tau=self.tau)
+
+    def build_model(self, data: "Dataset") -> "Classifier":
+        """Build the backbone and the head for a data set, on the CPU."""
+        import torch
+
+        from weft.lab._model import Classifier
+        from weft.lab.backbones import build_backbone
+
+        inputs = data.image_shape or data.train_inputs.shape[1]
+        return Classifier(
+            build_backbone(self.backbone, inputs, self.features, seed=self.seed),
+            self.build_head(data.num_classes),
+            is_graph=self.head == "graph",
+            autocast=getattr(torch, self.precision),
+        )
 
 
 def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:

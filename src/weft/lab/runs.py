@@ -50,12 +50,14 @@ class Run:
     def create(cls, path: Path, recipe: Recipe, *, overwrite: bool = False) -> "Run":
         """Start a run in a directory; `overwrite` deletes the files of a run that lies there.
 
+        A run that never finished an epoch has nothing to lose, and makes way without asking.
+
         Raises:
             ValueError: a run lies there and `overwrite` is false.
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} must be a directory, got a file: name another run.")
-        if (path / RECIPE).exists() and not overwrite:
+        if (path / CHECKPOINT).exists() and not overwrite:
             raise ValueError(
                 f"{path} must be free for a new run, got a run already there: "
                 "continue it with --resume, replace it with --overwrite, or name another."
@@ -63,7 +65,7 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         for name in (METRICS, CHECKPOINT, RESULTS, PREDICTIONS):
             (path / name).unlink(missing_ok=True)
-        _write(path / RECIPE, recipe.to_toml().encode())
+        write_file(path / RECIPE, recipe.to_toml().encode())
         return cls(path, recipe)
 
     def append_metrics(self, records: list[dict[str, Any]]) -> None:
@@ -78,7 +80,7 @@ class Run:
         file = self.path / METRICS
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
-        _write(file, b"".join(line for line in whole if json.loads(line)["epoch"] <= epoch))
+        write_file(file, b"".join(line for line in whole if json.loads(line)["epoch"] <= epoch))
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the metrics."""
@@ -89,7 +91,7 @@ class Run:
         """Save a tree of dicts, lists, tensors and plain values, in place of the last one."""
         from weft.lab._checkpoint import pack
 
-        _write(self.path / CHECKPOINT, pack(state))
+        write_file(self.path / CHECKPOINT, pack(state))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read the last checkpoint; None if the first epoch was never finished."""
@@ -100,7 +102,7 @@ class Run:
 
     def save_results(self, results: dict[str, Any]) -> None:
         """Save the final evaluation."""
-        _write(self.path / RESULTS, json.dumps(results, indent=2).encode() + b"\n")
+        write_file(self.path / RESULTS, json.dumps(results, indent=2).encode() + b"\n")
 
     def results(self) -> dict[str, Any]:
         """Read the final evaluation.
@@ -119,10 +121,10 @@ class Run:
         """Save named arrays."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-        _write(self.path / PREDICTIONS, buffer.getvalue())
+        write_file(self.path / PREDICTIONS, buffer.getvalue())
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file aside and rename it into place; it is on the disk when this returns."""
     # One fixed name: what a killed process left half written, the next write replaces.
     aside = path.with_name(path.name + ".part")
