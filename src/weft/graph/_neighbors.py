@@ -58,6 +58,8 @@ class ExactNeighbors:
 
     def _search(self, points: Tensor, k: int, rows: Tensor, found: Tensor) -> Tensor:
         """Fill `found` for `rows` by matrix products; return the rows that stay uncertain."""
+        if not len(rows):
+            return rows
         norms = points.square().sum(1)
         # |fl(<x, y>) - <x, y>| <= gamma |x| |y|, and the same order for the two norms.
         unit = torch.finfo(points.dtype).eps / 2
@@ -71,10 +73,12 @@ class ExactNeighbors:
             gaps = values.diff(dim=1)[:, max(0, k - 2) : k]  # between the k-th and its rivals
             error = gamma * (norms[part] + norms.max())
             uncertain.append(part[(gaps <= 2 * error[:, None]).any(1)])
-        return torch.cat(uncertain) if uncertain else rows
+        return torch.cat(uncertain)
 
     def _search_directly(self, points: Tensor, k: int, rows: Tensor, found: Tensor) -> None:
         """Fill `found` for `rows` by direct differences: equal points have equal distances."""
+        if not len(rows):
+            return
         for part in rows.split(self._rows_per_chunk(points)):
             distances = torch.cdist(
                 points[part], points, compute_mode="donot_use_mm_for_euclid_dist"

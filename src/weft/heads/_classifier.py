@@ -1,0 +1,152 @@
+"""A classifier with the graph head: inputs to logits, its labelled anchors carried along."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from weft.graph import AnchorGraph, label_weights
+from weft.heads._graph_head import GraphHead
+
+
+class GraphClassifier(nn.Module):
+    """A drop-in `inputs -> logits` around a backbone and a graph head.
+
+    In training mode every call encodes the anchors together with the batch, so gradients reach
+    the backbone through both. In evaluation mode the anchors' features are encoded once and
+    kept until training resumes or the anchors or weights are loaded anew. Anchors, not their
+    features, are in `state_dict`.
+
+    Args:
+        backbone: inputs to features, (n, ...) to (n, d).
+        head: the graph head.
+        anchor_inputs: inputs that every batch is joined to, (m, ...).
+        anchor_labels: their class numbers; -1 for anchors that take part unlabelled.
+        memory_bank: in training too, use stored features of the anchors, without gradient.
+            This is an *approximation*: the features lag behind the backbone until
+            `refresh_bank` is called. It saves encoding the anchors in each step.
+    """
+
+    anchor_inputs: Tensor
+    anchor_labels: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: GraphHead,
+        anchor_inputs: Float[Tensor, "m *shape"],
+        anchor_labels: Int[Tensor, " m"],
+        *,
+        memory_bank: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.memory_bank = backbone, head, memory_bank
+        self.register_buffer("anchor_inputs", anchor_inputs.new_empty(0))
+        self.register_buffer("anchor_labels", anchor_labels.new_empty(0))
+        self._anchor_features: Tensor | None = None
+        self.set_anchors(anchor_inputs, anchor_labels)
+        self.register_load_state_dict_post_hook(_forget)
+
+    def set_anchors(self, inputs: Float[Tensor, "m *shape"], labels: Int[Tensor, " m"]) -> None:
+        """Replace the anchors, for example by harder ones: see `choose_anchors`."""
+        if len(inputs) != len(labels) or labels.ndim != 1:
+            raise ValueError(
+                "`anchor_inputs` and `anchor_labels` must have one entry per anchor, got shapes "
+                f"{tuple(inputs.shape)} and {tuple(labels.shape)}."
+            )
+        if labels.is_floating_point() or not (labels >= 0).any():
+            raise ValueError(
+                f"`anchor_labels` must be class numbers with at least one label, got {labels.dtype}"
+                ": without labelled anchors there is nothing to predict from."
+            )
+        self.anchor_inputs, self.anchor_labels = inputs, labels
+        self._anchor_features = None
+
+    def train(self, mode: bool = True) -> "GraphClassifier":
+        """Switch the mode; what was encoded in the other one is forgotten."""
+        if mode != self.training:
+            self._anchor_features = None
+        return super().train(mode)
+
+    def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n c"]:
+        """Return log-probabilities of the inputs, joined with the anchors in one graph."""
+        num_anchors = len(self.anchor_labels)
+        features, labels = self.join(inputs)
+        return self.head(features, labels)[num_anchors:]
+
+    def join(self, inputs: Float[Tensor, "n *shape"]) -> tuple[Tensor, Tensor]:
+        """Return features and labels of anchors and inputs together; inputs have label -1."""
+        if self.training and not self.memory_bank:
+            # One pass, so that batch normalisation sees anchors and inputs alike.
+            features = self.backbone(torch.cat([self.anchor_inputs, inputs]))
+        else:
+            encoded = self.backbone(inputs)
+            features = torch.cat([self.anchor_features().to(encoded.dtype), encoded])
+        unknown = self.anchor_labels.new_full((len(inputs),), -1)
+        return features, torch.cat([self.anchor_labels, unknown])
+
+    def anchor_features(self) -> Float[Tensor, "m d"]:
+        """Return the anchors' features, encoded without gradient in evaluation mode and kept."""
+        if self._anchor_features is None:
+            self.refresh_bank()
+        assert self._anchor_features is not None
+        return self._anchor_features
+
+    @torch.no_grad()
+    def refresh_bank(self, batch_size: int = 512) -> None:
+        """Encode the anchors anew, for example after each epoch with a memory bank."""
+        mode = self.backbone.training
+        self.backbone.eval()
+        self._anchor_features = self.encode(self.anchor_inputs, batch_size)
+        self.backbone.train(mode)
+
+    def encode(self, inputs: Float[Tensor, "n *shape"], batch_size: int = 512) -> Tensor:
+        """Return the features of many inputs, batch by batch."""
+        return torch.cat([self.backbone(part) for part in inputs.split(batch_size)])
+
+    def freeze(self) -> AnchorGraph:
+        """Return the anchors as a frozen graph that serves one query at a time.
+
+        Its queries are features: `model.freeze().query(model.head.prepare(model.encode(x)))`.
+        """
+        return self.head.freeze(self.anchor_features(), self.anchor_labels)
+
+    @torch.no_grad()
+    def explain(
+        self, inputs: Float[Tensor, "n *shape"], *, alone: bool = False
+    ) -> Float[Tensor, "n m"]:
+        """Return how much each anchor counts in the prediction of each input.
+
+        Rows are non-negative and sum to one minus the abstention; anchors without label have
+        weight zero. The weights are exact: they say by how much the probability of a class
+        would change with the label of that anchor.
+
+        Args:
+            inputs: the inputs to explain.
+            alone: each input against the frozen anchors only; otherwise all inputs in one
+                graph with the anchors, as `forward` sees them.
+        """
+        num_anchors = len(self.anchor_labels)
+        if alone:
+            return self.freeze().label_weights(self.head.prepare(self.encode(inputs)))
+        features = torch.cat([self.anchor_features(), self.encode(inputs)])
+        known = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+        known[:num_anchors] = self.anchor_labels >= 0
+        nodes = torch.arange(num_anchors, len(features), device=features.device)
+        weights = label_weights(
+            self.head.graph(features), known, nodes, tau=self.head.tau, solver=self.head.solver
+        )
+        return weights[:, :num_anchors]
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        # The number of anchors may differ from the one this module was built with.
+        for name in ("anchor_inputs", "anchor_labels"):
+            if (stored := state_dict.get(prefix + name)) is not None:
+                own = getattr(self, name)
+                setattr(self, name, own.new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _forget(module: GraphClassifier, incompatible_keys: Any) -> None:
+    module._anchor_features = None

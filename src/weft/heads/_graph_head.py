@@ -1,0 +1,202 @@
+"""The heads: from features to logits, one sample at a time or through a graph of the batch.
+
+Modules without data of their own: what is labelled comes with each call. Knows the graph room.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from weft._check import at_least_float32, check_mask
+from weft.graph import (
+    AnchorGraph,
+    Bandwidth,
+    ClassMass,
+    ExactNeighbors,
+    Gaussian,
+    Graph,
+    Kernel,
+    LinearSolver,
+    Neighbors,
+    Normalization,
+    SelfTuned,
+    Unreached,
+    knn_graph,
+    laplace_learning,
+)
+
+
+class LinearHead(nn.Linear):
+    """The head that everybody uses: features to logits by one matrix; the control in our tables."""
+
+
+class GraphHead(nn.Module):
+    """Spread the batch's labels over the similarity graph of its features.
+
+    Has no parameters: it replaces the last linear layer and the softmax by the solution of a
+    graph equation, and trains the features through it with exact gradients. The prediction for
+    one row depends on all rows of the call.
+
+    Args:
+        num_classes: number of classes.
+        k: neighbours of each row.
+        kernel: edge weights from scaled distances; `Tapered()` makes the layer continuous.
+        bandwidth: length scale of each row.
+        neighbors: the neighbour search.
+        tau: decay, in the unit of the edge weights (degrees are around 2). What decays is
+            abstention: mass that meets no label on its way.
+        normalize: scale each row of the features to length one first, as the paper's code does;
+            without it the gradients of far points vanish.
+        normalization: corrects class masses; by default where fewer than 3 % are labelled.
+        unreached: what rows get that no label reaches.
+        solver: solves the graph equation; by default the faster one for the size.
+        epsilon: added to probabilities before the logarithm; bounds the loss of one row.
+
+    Source: Brown et al., GLL, arXiv 2412.08016.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        k: int = 25,
+        *,
+        kernel: Kernel | None = None,
+        bandwidth: Bandwidth | None = None,
+        neighbors: Neighbors | None = None,
+        tau: float = 0.01,
+        normalize: bool = True,
+        normalization: Normalization | None = ClassMass(below=0.03),  # noqa: B008 (frozen)
+        unreached: Unreached = Unreached.ABSTAIN,
+        solver: LinearSolver | None = None,
+        epsilon: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"`num_classes` must be at least 1, got {num_classes}.")
+        if not tau >= 0:
+            raise ValueError(f"`tau` must not be negative, got {tau}: decay only takes mass away.")
+        if not 0 < epsilon < 1:
+            raise ValueError(f"`epsilon` must lie between 0 and 1, got {epsilon}.")
+        self.num_classes, self.k, self.tau, self.epsilon = num_classes, k, tau, epsilon
+        self.kernel, self.bandwidth = kernel or Gaussian(), bandwidth or SelfTuned()
+        self.neighbors, self.solver = neighbors or ExactNeighbors(), solver
+        self.normalize, self.normalization, self.unreached = normalize, normalization, unreached
+
+    def extra_repr(self) -> str:
+        """Show the settings in the module's printout."""
+        return (
+            f"num_classes={self.num_classes}, k={self.k}, kernel={self.kernel}, "
+            f"bandwidth={self.bandwidth}, tau={self.tau}, normalize={self.normalize}"
+        )
+
+    def prepare(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return the features as the graph sees them: at least float32, rows of length one."""
+        features = at_least_float32(features)
+        return F.normalize(features, dim=1) if self.normalize else features
+
+    def graph(self, features: Float[Tensor, "n d"]) -> Graph:
+        """Return the graph that the head builds on these features."""
+        return knn_graph(
+            self.prepare(features),
+            self.k,
+            kernel=self.kernel,
+            bandwidth=self.bandwidth,
+            neighbors=self.neighbors,
+        )
+
+    def scores(
+        self,
+        features: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"] | Float[Tensor, "n c"],
+        known: Bool[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n c"]:
+        """Return class probabilities; a row sums to one minus its abstention.
+
+        Args:
+            features: one row per sample, labelled and unlabelled together.
+            labels: class numbers, or one row of probabilities per sample; not read where unknown.
+            known: which rows have a label; by default those with a class number of at least 0.
+        """
+        labels, known = self._targets(features, labels, known)
+        return laplace_learning(
+            self.graph(features),
+            labels,
+            known,
+            tau=self.tau,
+            unreached=self.unreached,
+            normalization=self.normalization,
+            solver=self.solver,
+        )
+
+    def forward(
+        self,
+        features: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"] | Float[Tensor, "n c"],
+        known: Bool[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n c"]:
+        """Return log-probabilities for every row, labelled ones included.
+
+        `nll_loss` on them counts abstention as lost probability; `cross_entropy` divides it
+        out first. Both are finite where no label reaches.
+        """
+        return self.log(self.scores(features, labels, known))
+
+    def log(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Return logits: the logarithm of score + epsilon, safe against rounding below zero."""
+        return scores.clamp_min(-self.epsilon / 2).add(self.epsilon).log()
+
+    def freeze(
+        self, features: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | Float[Tensor, "n c"]
+    ) -> AnchorGraph:
+        """Return these rows as a frozen graph that answers one query at a time."""
+        targets, known = self._targets(features, labels, None)
+        return AnchorGraph.build(
+            self.prepare(features),
+            targets,
+            known,
+            self.k,
+            kernel=self.kernel,
+            bandwidth=self.bandwidth,
+            neighbors=self.neighbors,
+            tau=self.tau,
+            solver=self.solver,
+        )
+
+    def _targets(
+        self, features: Tensor, labels: Tensor, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return labels as rows of probabilities, and which of them count."""
+        if len(labels) != len(features):
+            raise ValueError(
+                f"`labels` must have one entry for each of the {len(features)} rows, got "
+                f"{len(labels)}: give unlabelled rows the label -1."
+            )
+        if labels.is_floating_point():
+            if known is None or labels.shape != (len(features), self.num_classes):
+                raise ValueError(
+                    f"`labels` as probabilities need shape ({len(features)}, {self.num_classes}) "
+                    f"and a `known` mask, got shape {tuple(labels.shape)}: or pass class numbers."
+                )
+            return labels, known
+        if known is None:
+            known = labels >= 0
+        check_mask("known", known, labels.shape)
+        inside = (labels >= 0) & (labels < self.num_classes)
+        if (known & ~inside).any():
+            wrong = int(labels[known & ~inside][0])
+            raise ValueError(
+                f"`labels` must lie in 0..{self.num_classes - 1} where known, got {wrong}: "
+                "raise `num_classes`, or mark the row as unknown."
+            )
+        rows = F.one_hot(torch.where(inside, labels, 0), self.num_classes)
+        return rows.to(at_least_float32(features).dtype), known
+
+
+def abstention(log_probabilities: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """Return the mass that reached no label: one minus the sum of the row's probabilities.
+
+    Exact to the head's epsilon times the number of classes. Zero for logits of any other head
+    only after `log_softmax`.
+    """
+    return (1 - log_probabilities.exp().sum(-1)).clamp(0, 1)
