@@ -1,0 +1,1 @@
+"""The parts of a report: loading runs, their numbers, pictures and figures, and the page itself."""
