@@ -146,6 +146,11 @@ class Graph:
         weights = self.weights.detach().cpu().numpy()[edge_of]
         return sparse.csr_array((weights, columns, crow), (self.num_nodes, self.num_nodes))
 
+    def to_edge_index(self) -> tuple[Int[Tensor, "2 2e"], Float[Tensor, " 2e"]]:
+        """Return every edge in both directions with its weight, as PyTorch Geometric has them."""
+        both = torch.cat([self.edges, self.edges.flip(0)], dim=1)
+        return both, torch.cat([self.weights, self.weights])
+
     def with_weights(self, weights: Float[Tensor, " e"]) -> "Graph":
         """Return the same edges with other weights."""
         return replace(self, weights=weights)
