@@ -129,7 +129,7 @@ class Jitter:
 
 # Digits mirrored are other signs; clothes are mirrored freely, but stand upright and fill the
 # frame; photographs have no background to shift in, hence reflection and whole pixels.
-DIGITS = Augmentation(shift=0.08, rotate=12, scale=0.12, elastic=0.03)
+DIGITS = Augmentation(shift=0.08, rotate=12, scale=0.12, elastic=0.02)
 CLOTHING = Augmentation(shift=0.05, rotate=4, scale=0.08, flip=True)
 NATURAL = Augmentation(outside="reflection", crop=0.125, flip=True, cutout=0.25)
 VECTORS = Jitter(strength=0.1)
