@@ -167,11 +167,6 @@ class GraphHead(nn.Module):
         self, features: Tensor, labels: Tensor, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return labels as rows of probabilities, and which of them count."""
-        if len(labels) != len(features):
-            raise ValueError(
-                f"`labels` must have one entry for each of the {len(features)} rows, got "
-                f"{len(labels)}: give unlabelled rows the label -1."
-            )
         if labels.is_floating_point():
             if known is None or labels.shape != (len(features), self.num_classes):
                 raise ValueError(
@@ -179,6 +174,11 @@ class GraphHead(nn.Module):
                     f"and a `known` mask, got shape {tuple(labels.shape)}: or pass class numbers."
                 )
             return labels, known
+        if labels.shape != features.shape[:1]:
+            raise ValueError(
+                f"`labels` must have one entry for each of the {len(features)} rows, got shape "
+                f"{tuple(labels.shape)}: give unlabelled rows the label -1."
+            )
         if known is None:
             known = labels >= 0
         check_mask("known", known, labels.shape)
@@ -189,7 +189,7 @@ class GraphHead(nn.Module):
                 f"`labels` must lie in 0..{self.num_classes - 1} where known, got {wrong}: "
                 "raise `num_classes`, or mark the row as unknown."
             )
-        rows = F.one_hot(torch.where(inside, labels, 0), self.num_classes)
+        rows = F.one_hot(torch.where(inside, labels, 0).long(), self.num_classes)
         return rows.to(at_least_float32(features).dtype), known
 
 

@@ -1,0 +1,34 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from weft.heads import GraphHead
+
+CLASSES, ROWS = 3, 36
+
+
+@pytest.fixture
+def features():
+    """Three overlapping groups of points in float64, one per class, in turn."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(CLASSES, 4, dtype=torch.float64).repeat(ROWS // CLASSES, 1)
+    return centres + 0.4 * torch.randn(ROWS, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def labels():
+    """Class numbers of the first third of the rows; -1 for the others."""
+    return torch.where(torch.arange(ROWS) < ROWS // 3, torch.arange(ROWS) % CLASSES, -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type_are_class_numbers(features, labels, dtype):
+    head = GraphHead(CLASSES, k=5)
+    expected = head(features, labels)
+    torch.testing.assert_close(head(features, labels.to(dtype), labels >= 0), expected)
+
+
+@pytest.mark.parametrize("shape", [(ROWS - 1,), (ROWS, 1), (ROWS, CLASSES)])
+def test_rejects_class_numbers_that_are_not_one_per_row(features, shape):
+    with pytest.raises(ValueError, match=r"`labels` must have one entry for each of the 36 rows"):
+        GraphHead(CLASSES, k=5)(features, torch.zeros(shape, dtype=torch.long))
