@@ -32,3 +32,21 @@ def test_labels_of_any_integer_type_are_class_numbers(features, labels, dtype):
 def test_rejects_class_numbers_that_are_not_one_per_row(features, shape):
     with pytest.raises(ValueError, match=r"`labels` must have one entry for each of the 36 rows"):
         GraphHead(CLASSES, k=5)(features, torch.zeros(shape, dtype=torch.long))
+
+
+def test_the_gradient_of_a_row_of_zeros_is_of_ordinary_size(features, labels):
+    features = torch.where(torch.arange(ROWS)[:, None] == 20, 0.0, features).requires_grad_()
+    log_probabilities = GraphHead(CLASSES, k=5)(features, labels)
+    F.nll_loss(log_probabilities[18:], torch.arange(18, ROWS) % CLASSES).backward()
+    size = features.grad.norm(dim=1)
+    assert size.isfinite().all()
+    assert size[20] < 10 * size.median()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_rejects_features_that_are_not_rows_of_floating_point_numbers(labels, normalize):
+    head = GraphHead(CLASSES, k=5, normalize=normalize)
+    with pytest.raises(TypeError, match=r"`features` must be a floating-point tensor, got torch"):
+        head(torch.ones(ROWS, 4, dtype=torch.long), labels)
+    with pytest.raises(ValueError, match=r"`features` must have 2 axes \(n, d\), got shape"):
+        head(torch.ones(ROWS, 2, 2), labels)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from weft._check import at_least_float32, check_mask
+from weft._check import at_least_float32, check_floating, check_mask
 from weft.graph import (
     AnchorGraph,
     Bandwidth,
@@ -91,9 +91,17 @@ class GraphHead(nn.Module):
         )
 
     def prepare(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return the features as the graph sees them: at least float32, rows of length one."""
+        """Return the features as the graph sees them: at least float32, rows of length one.
+
+        A row of zeros, as a layer of ReLUs may leave, has no direction: it stays as it is.
+        """
+        check_floating("features", features, "n d")
         features = at_least_float32(features)
-        return F.normalize(features, dim=1) if self.normalize else features
+        if not self.normalize:
+            return features
+        lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+        # F.normalize would divide a row of zeros, and its gradient, by 1e-12.
+        return features / torch.where(lengths > 0, lengths, 1.0)
 
     def graph(self, features: Float[Tensor, "n d"]) -> Graph:
         """Return the graph that the head builds on these features."""
