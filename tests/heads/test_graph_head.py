@@ -50,3 +50,12 @@ def test_rejects_features_that_are_not_rows_of_floating_point_numbers(labels, no
         head(torch.ones(ROWS, 4, dtype=torch.long), labels)
     with pytest.raises(ValueError, match=r"`features` must have 2 axes \(n, d\), got shape"):
         head(torch.ones(ROWS, 2, 2), labels)
+
+
+def test_a_frozen_head_takes_labels_as_probabilities(features, labels):
+    head, known = GraphHead(CLASSES, k=5), labels >= 0
+    one_hot = F.one_hot(labels.clamp_min(0), CLASSES).double()
+    expected = head.freeze(features, labels).query(features + 0.1)
+    torch.testing.assert_close(
+        head.freeze(features, one_hot, known).query(features + 0.1), expected
+    )

@@ -155,10 +155,16 @@ class GraphHead(nn.Module):
         return scores.clamp_min(-self.epsilon / 2).add(self.epsilon).log()
 
     def freeze(
-        self, features: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | Float[Tensor, "n c"]
+        self,
+        features: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"] | Float[Tensor, "n c"],
+        known: Bool[Tensor, " n"] | None = None,
     ) -> AnchorGraph:
-        """Return these rows as a frozen graph that answers one query at a time."""
-        targets, known = self._targets(features, labels, None)
+        """Return these rows as a frozen graph that answers one query at a time.
+
+        Class masses are not normalised there: a single query has no company to compare with.
+        """
+        targets, known = self._targets(features, labels, known)
         return AnchorGraph.build(
             self.prepare(features),
             targets,
