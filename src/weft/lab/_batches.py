@@ -1,12 +1,14 @@
 """Draw the batches of an epoch: queries, the anchors that answer them, unlabelled samples."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weft.heads import choose_anchors
+from weft.lab._splits import class_order
 from weft.lab.data import Split
 from weft.lab.recipe import Recipe
 
@@ -20,15 +22,15 @@ class Batch(NamedTuple):
 
 
 class Sampler:
-    """What each training step sees; the state of its choices is `scores` and the generator's.
+    """What each training step sees; all its randomness comes from one generator.
 
     An epoch asks about every labelled sample once (or `recipe.steps` batches of them). A graph
-    head answers from anchors, which it knows the labels of; a sample is never asked about in a
-    batch that it anchors. With few labels, half of each class anchors and the other half is
-    asked about, in ever new halves with `anchor_refresh = "random"`.
+    head answers from anchors, whose labels it knows; no sample is asked about in a batch that
+    it anchors. Anchors come from at most half of each class, so that with few labels too, there
+    are samples left to ask about: in ever new halves with `anchor_refresh = "random"`.
 
     Args:
-        recipe: batch sizes and how anchors are chosen.
+        recipe: sizes, and how anchors are chosen.
         labels: classes of the training part.
         split: which of its samples are labelled.
         generator: of every random choice.
@@ -40,73 +42,69 @@ class Sampler:
     def __init__(
         self, recipe: Recipe, labels: Int[Tensor, " n"], split: Split, generator: torch.Generator
     ) -> None:
-        self._recipe, self._labels, self._split = recipe, labels, split
-        self._generator = generator
-        num_labelled = len(split.labelled)
-        self.steps = recipe.steps or -(-num_labelled // recipe.batch_size)
-        # Anchors are the samples of the highest scores in their class.
-        self.scores = torch.rand(num_labelled, generator=generator)
-        if recipe.head == "graph" and labels[split.labelled].bincount().max() < 2:
+        self._recipe, self._split, self._generator = recipe, split, generator
+        self._labels = labels[split.labelled]
+        if recipe.head == "graph" and self._labels.bincount().max() < 2:
             raise ValueError(
                 "The graph head needs two labelled samples of a class, one to ask about and one "
-                f"to answer, got {num_labelled} samples with one per class: label more."
+                f"to answer, got one for each of the {len(self._labels)} classes: label more."
             )
+        self.steps = recipe.steps or -(-len(self._labels) // recipe.batch_size)
+        # The last loss or entropy of each labelled sample; with ties, chance chooses.
+        self._difficulty = torch.zeros(len(self._labels))
+        self._anchors = self._choose_anchors()
 
     def epoch(self) -> Iterator[Batch]:
         """Draw one epoch of batches."""
         labelled, unlabelled = self._split.labelled, self._split.unlabelled
-        size = min(self._recipe.batch_size, len(labelled))
-        if self._recipe.steps:
-            rounds = -(-self.steps * size // len(labelled))
-            order = torch.cat([self._shuffle(len(labelled)) for _ in range(rounds)])
-            order = order[: self.steps * size]
-        else:
-            order = self._shuffle(len(labelled))
-        anchors = self._anchors()
-        for asked in order.tensor_split(self.steps):  # sizes differ by one at most
-            if self._recipe.anchor_refresh == "random":
-                self.scores = torch.rand(len(labelled), generator=self._generator)
-                anchors = self._anchors()
-            queries = asked[~torch.isin(asked, anchors)]
+        refresh = self._recipe.anchor_refresh
+        if refresh in ("loss", "entropy"):
+            self._anchors = self._choose_anchors()
+        for asked in self._order().tensor_split(self.steps):  # sizes differ by one at most
+            if refresh == "random":
+                self._anchors = self._choose_anchors()
+            queries = asked[~torch.isin(asked, self._anchors)]
             some = self._shuffle(len(unlabelled))[: self._recipe.unlabelled]
             if len(queries):
-                yield Batch(labelled[queries], labelled[anchors], unlabelled[some])
+                yield Batch(labelled[queries], labelled[self._anchors], unlabelled[some])
 
     def record(self, queries: Int[Tensor, " q"], log_probs: Float[Tensor, "q c"]) -> None:
-        """Note how hard the queries of a batch were: the hardest anchor the next epoch."""
+        """Note how hard the queries of a batch were."""
         rows = torch.searchsorted(self._split.labelled, queries)
         if self._recipe.anchor_refresh == "loss":
-            right = self._labels[queries].unsqueeze(1)
-            self.scores[rows] = -log_probs.gather(1, right).squeeze(1)
+            right = self._labels[rows].unsqueeze(1)
+            self._difficulty[rows] = -log_probs.gather(1, right).squeeze(1)
         elif self._recipe.anchor_refresh == "entropy":
-            self.scores[rows] = torch.special.entr(log_probs.exp()).sum(1)
+            self._difficulty[rows] = torch.special.entr(log_probs.exp()).sum(1)
 
-    def _anchors(self) -> Int[Tensor, " a"]:
-        """Positions in `split.labelled`: the highest scores of each class."""
+    def state_dict(self) -> dict[str, Any]:
+        """All but the generator that the next epoch depends on."""
+        return {"difficulty": self._difficulty, "anchors": self._anchors}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to the end of an epoch."""
+        self._difficulty, self._anchors = state["difficulty"], state["anchors"]
+
+    def _order(self) -> Int[Tensor, " n"]:
+        count = len(self._labels)
+        if not self._recipe.steps:
+            return self._shuffle(count)
+        asked = self.steps * min(self._recipe.batch_size, count)
+        return torch.cat([self._shuffle(count) for _ in range(-(-asked // count))])[:asked]
+
+    def _choose_anchors(self) -> Int[Tensor, " a"]:
+        """Choose places in `split.labelled`."""
         if self._recipe.head == "softmax":
             return torch.empty(0, dtype=torch.int64)
-        return top_per_class(
-            self.scores, self._labels[self._split.labelled], self._recipe.anchors, spare=True
+        order = class_order(self._labels, self._generator, even=False)
+        half = order[: -(-len(order) // 2)]  # a half of each class
+        chosen = choose_anchors(
+            self._labels[half],
+            self._recipe.anchors,
+            difficulty=self._difficulty[half],
+            generator=self._generator,
         )
+        return half[chosen]
 
     def _shuffle(self, count: int) -> Int[Tensor, " n"]:
         return torch.randperm(count, generator=self._generator)
-
-
-def top_per_class(
-    scores: Float[Tensor, " n"], labels: Int[Tensor, " n"], most: int, *, spare: bool = False
-) -> Int[Tensor, " a"]:
-    """Return the places of the highest scores in each class, ascending.
-
-    Args:
-        scores: the higher, the sooner chosen.
-        labels: classes 0 … C−1.
-        most: how many of each class.
-        spare: choose at most half of a class (but one of a class of one).
-    """
-    by_score = scores.argsort(descending=True, stable=True)
-    order = by_score[labels[by_score].argsort(stable=True)]
-    counts = labels.bincount()
-    quota = (counts // 2).clamp(min=1, max=most) if spare else counts.clamp(max=most)
-    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return order[rank < quota.repeat_interleave(counts)].sort().values

@@ -1,68 +1,74 @@
-"""The classifier that a recipe trains: a backbone, a head, and how rows of data pass them."""
+"""The classifier that a recipe describes: backbone and head, and labelled examples to lean on."""
+
+from collections import OrderedDict
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-_CHUNK = 1000  # samples encoded at once when no gradient is wanted
+from weft.heads import GraphClassifier, GraphHead, choose_anchors
+from weft.lab.backbones import build_backbone
+from weft.lab.data import Dataset, Split
+from weft.lab.recipe import Recipe
 
 
-class Classifier(nn.Module):
-    """A backbone below a head.
+class HalfPrecision(nn.Module):
+    """A backbone that computes in bfloat16 where autocast finds it safe, and answers in float32."""
 
-    Args:
-        backbone: inputs -> features.
-        head: features -> logits; with `is_graph`, (features, labels, known) -> log-probabilities.
-        is_graph: whether the head ties the rows of a batch together.
-        autocast: arithmetic of the backbone; the head always computes in float32.
-    """
-
-    def __init__(
-        self, backbone: nn.Module, head: nn.Module, *, is_graph: bool, autocast: torch.dtype
-    ) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
-        self.is_graph, self.autocast = is_graph, autocast
+        self.backbone = backbone
 
-    def restore(self, weights: dict[str, Tensor]) -> None:
-        """Take over the weights of a checkpoint.
-
-        Raises:
-            ValueError: they are of another network.
-        """
-        try:
-            self.load_state_dict(weights)
-        except RuntimeError as error:
-            where = str(error).splitlines()[1].strip()
-            raise ValueError(
-                "A checkpoint must hold the weights of its recipe's network, got others "
-                f"({where[:80]}...): it is of another version of weft; train again with --overwrite."
-            ) from error
-
-    def features(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
-        """Pass inputs through the backbone."""
-        half = self.autocast != torch.float32
-        with torch.autocast(inputs.device.type, self.autocast, enabled=half):
+    def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
+        """Map inputs to features."""
+        with torch.autocast(inputs.device.type, torch.bfloat16):
             features = self.backbone(inputs)
         return features.float()
 
-    @torch.no_grad()
-    def encode(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
-        """Features for evaluation, on the model's device: no gradient, in chunks."""
-        self.eval()
-        device = next(self.parameters()).device
-        return torch.cat([self.features(chunk.to(device)) for chunk in inputs.split(_CHUNK)])
 
-    def forward(
-        self,
-        features: Float[Tensor, "n d"],
-        labels: Int[Tensor, " n"],
-        known: Bool[Tensor, " n"],
-    ) -> Float[Tensor, "n c"]:
-        """Log-probabilities of every row; a graph head may use the labels that are known.
+def build_model(recipe: Recipe, data: Dataset, split: Split) -> nn.Module:
+    """Build the classifier, inputs to logits, on the recipe's device.
 
-        An unknown label never reaches the head.
-        """
-        if not self.is_graph:
-            return self.head(features).log_softmax(dim=1)
-        return self.head(features, labels.where(known, 0), known)
+    It has the attributes `backbone` and `head`, and is a `GraphClassifier` if its head is a
+    graph; its anchors are then those that it serves with.
+    """
+    inputs = data.image_shape or data.train_inputs.shape[1]
+    backbone = build_backbone(recipe.backbone, inputs, recipe.features, seed=recipe.seed)
+    if recipe.precision == "bfloat16":
+        backbone = HalfPrecision(backbone)
+    head = recipe.build_head(data.num_classes)
+    device = recipe.torch_device()
+    if not isinstance(head, GraphHead):
+        return nn.Sequential(OrderedDict(backbone=backbone, head=head)).to(device)
+    rows = serving_anchors(recipe, data, split)
+    labels = data.train_labels[rows].where(torch.isin(rows, split.labelled), -1)
+    return GraphClassifier(backbone, head, data.train_inputs[rows], labels).to(device)
+
+
+def serving_anchors(recipe: Recipe, data: Dataset, split: Split) -> Tensor:
+    """Choose what predictions lean on: rows of the training part.
+
+    Labelled samples, `anchors_served` of each class or all, and as many unlabelled ones as the
+    graphs of the training had, so that serving sees what training saw.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    labels = data.train_labels[split.labelled]
+    chosen = choose_anchors(labels, recipe.anchors_served or len(labels), generator=generator)
+    some = torch.randperm(len(split.unlabelled), generator=generator)[: recipe.unlabelled]
+    return torch.cat([split.labelled[chosen], split.unlabelled[some]])
+
+
+def restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Take over the weights of a checkpoint.
+
+    Raises:
+        ValueError: they are of another network.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        where = str(error).splitlines()[1].strip()
+        raise ValueError(
+            "A checkpoint must hold the weights of its recipe's network, got others "
+            f"({where[:80]}...): it is of another version of weft; train again with --overwrite."
+        ) from error

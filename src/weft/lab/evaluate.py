@@ -1,4 +1,9 @@
-"""Test a trained run in the three contexts of `weft.lab._contexts`, and keep what it said."""
+"""Test a trained run in three contexts, each named in the results, and keep what it said.
+
+A graph head's answer for one sample depends on the samples beside it: "whole" has all of them in
+one graph, "batch" as many as a training batch, "query" one at a time. A softmax head looks at one
+sample at a time: its three results are one.
+"""
 
 from typing import Any
 
@@ -7,11 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weft.lab._contexts import predict_alone, predict_in_batches, predict_together
-from weft.lab._trained import Trained, load_trained
+from weft.heads import Batches, GraphClassifier, Prediction, Queries, Whole, predict
+from weft.lab._reasons import WholeGraph
+from weft.lab._trained import Trained, encode, load_trained
 from weft.lab.runs import Run
 
 MOST_STORED = 2000
+NUM_REASONS = NUM_NEIGHBORS = 10
 NUM_BINS = 15
 
 
@@ -25,8 +32,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         ValueError: the run has not finished an epoch.
     """
     trained = load_trained(run)
-    features = trained.model.encode(trained.data.test_inputs)
-    log_probs = predict_in_contexts(trained, features)
+    predictions = predict_in_contexts(trained)
     labels = trained.data.test_labels
     recipe = run.recipe
     results = {
@@ -35,48 +41,49 @@ def evaluate(run: Run) -> dict[str, Any]:
         "labels": recipe.labels,
         "seed": recipe.seed,
         "num_test": len(labels),
-        "contexts": {name: summarize(some, labels) for name, some in log_probs.items()},
-        "context_free": not trained.model.is_graph,
+        "contexts": {
+            name: summarize(stated(prediction), labels) for name, prediction in predictions.items()
+        },
+        "context_free": not isinstance(trained.model, GraphClassifier),
         "classes": list(trained.data.class_names),
         "seconds_train": round(trained.state["seconds"], 3),
         "num_parameters": sum(weights.numel() for weights in trained.model.parameters()),
         "epochs": trained.state["epoch"],
         "finished": trained.state["finished"],
     }
-    run.save_predictions(_predictions(trained, features, log_probs["whole"]))
+    run.save_predictions(_arrays(trained, predictions["whole"]))
     run.save_results(results)
     return results
 
 
-def predict_in_contexts(
-    trained: Trained, features: Float[Tensor, "m d"]
-) -> dict[str, Float[Tensor, "m c"]]:
-    """Log-probabilities of the test samples in every context, on the CPU."""
-    model, anchors, recipe = trained.model, trained.anchors, trained.run.recipe
-    whole = predict_together(model, features, anchors).cpu()
-    if not model.is_graph:  # looks at one sample at a time
+def predict_in_contexts(trained: Trained) -> dict[str, Prediction]:
+    """Predict the test samples in every context."""
+    model, recipe = trained.model, trained.run.recipe
+    inputs = trained.data.test_inputs.to(recipe.torch_device())
+    whole = predict(model, inputs, Whole())
+    if not isinstance(model, GraphClassifier):
         return {"whole": whole, "batch": whole, "query": whole}
-    # Test sets often come sorted by class; batches of one class would be another context.
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(recipe.seed))
-    order = order.to(features.device)
-    batches = torch.empty_like(whole)
-    batches[order.cpu()] = predict_in_batches(
-        model, features[order], anchors, recipe.batch_size
-    ).cpu()
-    return {
-        "whole": whole,
-        "batch": batches,
-        "query": predict_alone(model, features, anchors).cpu(),
-    }
+    # Test sets often come sorted by class, and batches of one class would be another context.
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(recipe.seed))
+    shuffled = predict(model, inputs[order], Batches(recipe.batch_size))
+    back = order.argsort()
+    batch = Prediction(shuffled.probabilities[back], shuffled.abstention[back], shuffled.context)
+    return {"whole": whole, "batch": batch, "query": predict(model, inputs, Queries())}
 
 
-def summarize(log_probs: Float[Tensor, "m c"], labels: Int[Tensor, " m"]) -> dict[str, float]:
-    """Accuracy, expected calibration error and mean abstention.
+def stated(prediction: Prediction) -> Float[Tensor, "m c"]:
+    """Return probabilities as the head states them, on the CPU: a row lacks its abstention."""
+    kept = 1 - prediction.abstention.double()
+    return (prediction.probabilities.double() * kept[:, None]).cpu()
 
-    The confidence of a prediction is its probability as stated, not divided by what was not
-    abstained: a head that doubts should say so in both. Bins of equal width.
+
+def summarize(probabilities: Float[Tensor, "m c"], labels: Int[Tensor, " m"]) -> dict[str, float]:
+    """Return accuracy, expected calibration error and mean abstention.
+
+    Confidence is the probability as stated: a head that abstains by half is at most half sure.
+    Calibration is measured in 15 bins of equal width.
     """
-    confidence, predicted = log_probs.exp().max(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
     right = (predicted == labels).double()
     bins = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     gaps = torch.zeros(NUM_BINS, dtype=torch.float64)
@@ -84,31 +91,34 @@ def summarize(log_probs: Float[Tensor, "m c"], labels: Int[Tensor, " m"]) -> dic
     return {
         "accuracy": right.mean().item(),
         "ece": gaps.abs().sum().item() / len(labels),
-        "abstention": abstention(log_probs).mean().item(),
+        "abstention": (1 - probabilities.sum(dim=1)).mean().clamp(min=0).item(),
     }
 
 
-def abstention(log_probs: Float[Tensor, "m c"]) -> Float[Tensor, " m"]:
-    """Return the mass of each prediction that reached no label."""
-    return (1 - log_probs.double().exp().sum(dim=1)).clamp(min=0)
-
-
-def _predictions(
-    trained: Trained, features: Float[Tensor, "n d"], log_probs: Float[Tensor, "n c"]
-) -> dict[str, np.ndarray]:
-    """Collect the arrays of `predictions.npz`: context "whole", all samples or a random part."""
-    data, anchors = trained.data, trained.anchors
+def _arrays(trained: Trained, prediction: Prediction) -> dict[str, np.ndarray]:
+    """Collect the arrays of `predictions.npz`: all test samples, or a random part of them."""
+    data, model = trained.data, trained.model
     generator = torch.Generator().manual_seed(0)
-    some = torch.randperm(len(features), generator=generator)[:MOST_STORED].sort().values
+    order = torch.randperm(len(data.test_labels), generator=generator)
+    some = order[:MOST_STORED].sort().values
+    features = encode(model, data.test_inputs)
+    examples = trained.examples
     arrays = {
         "labels": data.test_labels[some],
-        "probabilities": log_probs[some].exp(),
-        "abstention": abstention(log_probs[some]),
+        "probabilities": stated(prediction)[some].float(),
+        "abstention": prediction.abstention.cpu()[some],
         "features": features.cpu()[some],
         "inputs": data.test_inputs[some],
         "index": some,
-        "anchor_labels": anchors.labels.cpu(),
-        "anchor_inputs": data.train_inputs[anchors.rows],
-        "anchor_features": anchors.features.cpu(),
+        "anchor_labels": data.train_labels[examples],
+        "anchor_inputs": data.train_inputs[examples],
+        "anchor_features": encode(model, data.train_inputs[examples]).cpu(),
     }
+    if isinstance(model, GraphClassifier):
+        whole = WholeGraph(model, features)
+        weights = whole.reasons(some)
+        top = weights.topk(min(NUM_REASONS, weights.shape[1]), dim=1)
+        arrays |= {"reason_anchor": top.indices, "reason_weight": top.values}
+        indices, strengths = whole.neighbors(some, NUM_NEIGHBORS)
+        arrays |= {"neighbor_index": indices, "neighbor_weight": strengths}
     return {name: array.numpy() for name, array in arrays.items()}

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.lab._contexts import predict_alone, predict_in_batches, predict_together
+from weft.heads import Batches, Queries, Whole
+from weft.heads import predict as predict_inputs
 from weft.lab._readers import IMAGE_SUFFIXES, DataError, _is_number, _read_images, first_line
 from weft.lab._trained import load_trained
 from weft.lab.data import Dataset, _inputs
-from weft.lab.evaluate import abstention
+from weft.lab.evaluate import stated
 from weft.lab.runs import Run, write_file
 
 
@@ -35,28 +36,23 @@ def predict(run: Run, source: Path, output: Path, *, context: str = "whole") -> 
     """
     trained = load_trained(run)
     names, inputs = load_inputs(source, trained.data)
-    model, anchors = trained.model, trained.anchors
-    features = model.encode(inputs)
-    if context == "whole":
-        log_probs = predict_together(model, features, anchors)
-    elif context == "batch":
-        log_probs = predict_in_batches(model, features, anchors, run.recipe.batch_size)
-    else:
-        log_probs = predict_alone(model, features, anchors)
-    log_probs = log_probs.cpu()
+    company = {"whole": Whole(), "batch": Batches(run.recipe.batch_size), "query": Queries()}
+    inputs = inputs.to(run.recipe.torch_device())
+    prediction = predict_inputs(trained.model, inputs, company[context])
+    probabilities = stated(prediction)
     classes = trained.data.class_names
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["sample", "label", "abstention", *(f"p({name})" for name in classes)])
     rows = zip(
         names,
-        log_probs.argmax(1).tolist(),
-        abstention(log_probs).tolist(),
-        log_probs.exp().tolist(),
+        probabilities.argmax(1).tolist(),
+        prediction.abstention.tolist(),
+        probabilities.tolist(),
         strict=True,
     )
-    for name, best, doubt, probabilities in rows:
-        numbers = [f"{value:.6f}" for value in (doubt, *probabilities)]
+    for name, best, doubt, row in rows:
+        numbers = [f"{value:.6f}" for value in (doubt, *row)]
         writer.writerow([name, classes[best], *numbers])
     write_file(output, table.getvalue().encode())
     return len(names)

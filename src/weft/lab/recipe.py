@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
-    from weft.lab._model import Classifier
     from weft.lab.data import Dataset, Split
 
     pass
@@ -63,7 +62,7 @@ class Recipe:
     bandwidth: float = _field(
         0.0, "width of the kernel; 0 = self-tuned, the distance to the k-th neighbour", least=0
     )
-    tau: float = _field(1e-3, "decay per node: above 0, isolated samples abstain", least=0)
+    tau: float = _field(0.01, "decay per node: above 0, isolated samples abstain", least=0)
     anchors: int = _field(10, "labelled samples per class in each training graph", least=1)
     anchors_served: int = _field(
         100, "labelled samples per class that predictions lean on; 0 = all", least=0
@@ -168,25 +167,17 @@ class Recipe:
 
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""
+        from weft.graph import Constant, Gaussian, SelfTuned, Tapered
         from weft.heads import GraphHead, LinearHead
 
         if self.head == "softmax":
             return LinearHead(self.features, num_classes)
-        return GraphHead(num_classes, k=self.k, tau=self.tau)
-
-    def build_model(self, data: "Dataset") -> "Classifier":
-        """Build the backbone and the head for a data set, on the CPU."""
-        import torch
-
-        from weft.lab._model import Classifier
-        from weft.lab.backbones import build_backbone
-
-        inputs = data.image_shape or data.train_inputs.shape[1]
-        return Classifier(
-            build_backbone(self.backbone, inputs, self.features, seed=self.seed),
-            self.build_head(data.num_classes),
-            is_graph=self.head == "graph",
-            autocast=getattr(torch, self.precision),
+        return GraphHead(
+            num_classes,
+            self.k,
+            kernel=Tapered() if self.kernel == "tapered" else Gaussian(),
+            bandwidth=Constant(self.bandwidth) if self.bandwidth else SelfTuned(),
+            tau=self.tau,
         )
 
 

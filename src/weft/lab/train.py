@@ -10,10 +10,13 @@ import time
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy, nll_loss
 
+from weft.heads import Batches, GraphClassifier, predict
 from weft.lab._batches import Batch, Sampler
-from weft.lab._contexts import predict_in_batches, served_anchors
+from weft.lab._model import build_model, restore
 from weft.lab._progress import TrainingProgress
 from weft.lab.data import Dataset, Split
 from weft.lab.recipe import Recipe
@@ -37,7 +40,9 @@ class Trainer:
         self.inputs = data.train_inputs.to(self.device)
         self.labels = data.train_labels.to(self.device)
         self.sampler = Sampler(recipe, data.train_labels, split, self.generator)
-        self.model = recipe.build_model(data).to(self.device)
+        self.model = build_model(recipe, data, split)
+        if isinstance(self.model, GraphClassifier):
+            self._serving = self.model.anchor_inputs, self.model.anchor_labels
         self.augment = recipe.build_augmentation()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -71,6 +76,8 @@ class Trainer:
             num_right += right
             num_asked += len(batch.queries)
             progress.step(samples=len(batch.queries), loss=loss)
+        if isinstance(self.model, GraphClassifier):
+            self.model.set_anchors(*self._serving)
         self.epoch = number
         place = {"epoch": number, "step": number * self.sampler.steps}
         averages = {"loss": loss_sum / num_asked, "accuracy": num_right / num_asked}
@@ -83,37 +90,42 @@ class Trainer:
         return lines
 
     def _step(self, batch: Batch, place: str) -> tuple[float, int]:
-        num_queries, num_anchors = len(batch.queries), len(batch.anchors)
-        rows = torch.cat(batch).to(self.device)
-        known = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        known[num_queries : num_queries + num_anchors] = True
-        inputs = self.augment(self.inputs[rows], self.generator)
-        log_probs = self.model(self.model.features(inputs), self.labels[rows], known)[:num_queries]
-        right = self.labels[rows[:num_queries]]
-        loss = cross_entropy(log_probs, right)
+        try:
+            logits = self._logits(batch)
+            loss = cross_entropy(logits, self.labels[batch.queries])
+        except ValueError as error:
+            raise ValueError(f"Training stopped in {place}. {error}") from error
         value = loss.item()
         if not math.isfinite(value):
             raise ValueError(
-                f"The loss must stay finite, got {value} in {place}: "
-                f"lower `learning_rate` (now {self.recipe.learning_rate}), raise `tau`, "
-                "or look at the scale of the inputs."
+                f"Training stopped in {place}. The loss must stay finite, got {value}: lower "
+                f"`learning_rate` (now {self.recipe.learning_rate:g}) or rescale the inputs."
             )
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        self.sampler.record(batch.queries, log_probs.detach().cpu())
-        return value, int((log_probs.argmax(1) == right).sum())
+        self.sampler.record(batch.queries, logits.detach().log_softmax(1).cpu())
+        return value, int((logits.argmax(1) == self.labels[batch.queries]).sum())
+
+    def _logits(self, batch: Batch) -> Float[Tensor, "q c"]:
+        """Return the logits of a batch's queries."""
+        if isinstance(self.model, GraphClassifier):
+            self.model.set_anchors(self._changed(batch.anchors), self.labels[batch.anchors])
+        inputs = self._changed(torch.cat([batch.queries, batch.unlabelled]))
+        return self.model(inputs)[: len(batch.queries)]
+
+    def _changed(self, rows: Int[Tensor, " n"]) -> Float[Tensor, "n *shape"]:
+        return self.augment(self.inputs[rows], self.generator)
 
     def _validate(self) -> dict[str, float]:
-        rows = self.split.valid.to(self.device)
-        anchors = served_anchors(self.model, self.recipe, self.inputs, self.labels, self.split)
-        features = self.model.encode(self.inputs[rows])
-        log_probs = predict_in_batches(self.model, features, anchors, self.recipe.batch_size)
+        rows = self.split.valid
+        context = Batches(self.recipe.batch_size)
+        probabilities = predict(self.model, self.inputs[rows], context).probabilities
         right = self.labels[rows]
         return {
-            "loss": cross_entropy(log_probs, right).item(),
-            "accuracy": (log_probs.argmax(1) == right).float().mean().item(),
+            "loss": nll_loss(probabilities.clamp_min(1e-12).log(), right).item(),
+            "accuracy": (probabilities.argmax(1) == right).float().mean().item(),
         }
 
     def _keep_best(self, valid: dict[str, Any]) -> None:
@@ -134,7 +146,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "scores": self.sampler.scores,
+            "sampler": self.sampler.state_dict(),
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -144,10 +156,10 @@ class Trainer:
         """Go back to the end of an epoch."""
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.best = state["best"]
-        self.model.restore(state["model"])
+        restore(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.sampler.scores = state["scores"]
+        self.sampler.load_state_dict(state["sampler"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_generator"])
         if state["cuda_generator"] is not None:
