@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from weft.graph import AnchorGraph, label_weights
 from weft.heads._graph_head import GraphHead
+from weft.heads._modes import evaluation
 
 
 class GraphClassifier(nn.Module):
@@ -96,10 +97,8 @@ class GraphClassifier(nn.Module):
     @torch.no_grad()
     def refresh_bank(self, batch_size: int = 512) -> None:
         """Encode the anchors anew, for example after each epoch with a memory bank."""
-        mode = self.backbone.training
-        self.backbone.eval()
-        self._anchor_features = self.encode(self.anchor_inputs, batch_size)
-        self.backbone.train(mode)
+        with evaluation(self.backbone):
+            self._anchor_features = self.encode(self.anchor_inputs, batch_size)
 
     def encode(self, inputs: Float[Tensor, "n *shape"], batch_size: int = 512) -> Tensor:
         """Return the features of many inputs, batch by batch."""

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from weft._check import at_least_float32
 from weft.heads._classifier import GraphClassifier
 from weft.heads._graph_head import abstention
+from weft.heads._modes import evaluation
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,10 @@ def predict(
             input at a time anyway, so that the three agree.
         batch_size: inputs encoded at once.
     """
-    mode = model.training
-    model.eval()
-    try:
+    with evaluation(model):
         if not isinstance(model, GraphClassifier):
             logits = torch.cat([model(part) for part in inputs.split(batch_size)])
-            probabilities = logits.float().softmax(1)
+            probabilities = at_least_float32(logits).softmax(1)
             return Prediction(probabilities, torch.zeros_like(probabilities[:, 0]), context)
         features = model.encode(inputs, batch_size)
         if isinstance(context, Queries):
@@ -96,8 +96,6 @@ def predict(
             size = context.size if isinstance(context, Batches) else max(1, len(features))
             logits = torch.cat([_with_anchors(model, part) for part in features.split(size)])
         return Prediction(logits.softmax(1), abstention(logits), context)
-    finally:
-        model.train(mode)
 
 
 def _with_anchors(model: GraphClassifier, features: Tensor) -> Tensor:
