@@ -119,13 +119,13 @@ def _cholesky(edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int)
             f"row {int(failed.max()) - 1} of its graph: a component without label or decay, or "
             "weights beyond the precision; label one of its nodes or pass a larger `tau`."
         )
-    return lower
+    return lower.mT.contiguous().mT  # column-major, as LAPACK leaves it and as declared below
 
 
 @_cholesky.register_fake
 def _(edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> Tensor:
     block = len(diagonal) // num_graphs
-    return weights.new_empty(num_graphs, block, block)
+    return weights.new_empty(num_graphs, block, block).mT
 
 
 @torch.library.custom_op("weft::conjugate_gradient", mutates_args=())
@@ -138,33 +138,47 @@ def _conjugate_gradient(
     rtol: float,
     max_iterations: int,
 ) -> tuple[Tensor, Tensor]:
+    if not (diagonal > 0).all():
+        raise ValueError(
+            "the system must be positive definite, but its diagonal is not positive at node "
+            f"{int((~(diagonal > 0)).nonzero()[0])}: give the node an edge, decay or a label."
+        )
     inner = csr_matrix(row_start, columns, weights)
     outer = csr_matrix(row_start, columns, weights.double())
-    target = rhs.double()
-    norm = target.norm(dim=0)
-    scale = torch.where(norm > 0, norm, 1.0)
+    scale = _column_norms(rhs.double())
+    sound = scale.isfinite()
+    target = torch.where(sound, rhs.double() / torch.where(scale > 0, scale, 1.0), 0.0)
     solution = torch.zeros_like(target)
     remainder = target
     left = max_iterations
-    residual = norm / scale
-    while (residual > rtol).any():
-        # Float32 gains about six digits before its recurrence drifts; then start afresh.
-        goal = rtol if rhs.dtype == torch.float64 else 1e-5
-        steps, update = _iterate(
-            inner, diagonal.to(rhs.dtype), remainder / scale, max(rtol / 2, goal / 2), left
-        )
-        solution = solution + update * scale
+    residual = target.norm(dim=0)
+    # Float32 gains about six digits before its recurrence drifts; then start afresh.
+    goal = max(rtol, 1e-5) if rhs.dtype == torch.float32 else rtol
+    while not (residual <= rtol).all():
+        bound = (goal / 2 * residual).clamp_min(rtol / 2)
+        steps, update = _iterate(inner, diagonal.to(rhs.dtype), remainder, bound, left)
+        solution = solution + update
         remainder = target - (diagonal[:, None] * solution - outer @ solution)
-        previous, residual = residual, remainder.norm(dim=0) / scale
+        previous, residual = residual, remainder.norm(dim=0)
         left -= steps
         stuck = not (residual.max() < 0.5 * previous.max())  # also stops at NaN
-        if (residual > rtol).any() and (left <= 0 or stuck):
+        if not (residual <= rtol).all() and (left <= 0 or stuck):
             raise ConvergenceError(
                 f"conjugate gradients must reach a relative residual of {rtol:g}, got "
                 f"{residual.max().item():.2e} after {max_iterations - left} steps: raise `rtol` or "
                 "`max_iterations`, add `tau`, or solve in float64."
             )
-    return solution.to(rhs.dtype), residual.to(rhs.dtype)
+    # An infinite gradient is no error: loss scaling looks for it and skips the step.
+    solution = torch.where(sound, solution * scale, torch.nan).to(rhs.dtype)
+    return solution, torch.where(sound, residual, torch.nan).to(rhs.dtype)
+
+
+def _column_norms(columns: Tensor) -> Tensor:
+    """Return the columns' norms, without overflow or underflow of squares."""
+    if not len(columns):
+        return columns.new_zeros(columns.shape[1])
+    largest = columns.abs().amax(0)
+    return largest * (columns / torch.where(largest > 0, largest, 1.0)).norm(dim=0)
 
 
 @_conjugate_gradient.register_fake
@@ -173,12 +187,12 @@ def _(row_start, columns, weights, diagonal, rhs, rtol, max_iterations):
 
 
 def _iterate(
-    adjacency: Tensor, diagonal: Tensor, rhs: Tensor, rtol: float, max_iterations: int
+    adjacency: Tensor, diagonal: Tensor, rhs: Tensor, bound: Tensor, max_iterations: int
 ) -> tuple[int, Tensor]:
-    """Run the recurrence from zero, in the dtype of `diagonal`, until |r| <= rtol |rhs|."""
-    residual = rhs.to(diagonal.dtype)
+    """Run the recurrence from zero, in the dtype of `diagonal`, to |r| <= bound in each column."""
+    residual = rhs.to(diagonal.dtype, copy=True)  # changed in place below
     diagonal = diagonal[:, None]
-    bound = (rtol * residual.norm(dim=0)).square()
+    bound = bound.to(diagonal.dtype).square()
     solution = torch.zeros_like(residual)
     direction = residual / diagonal
     product = (residual * direction).sum(0)
