@@ -151,6 +151,16 @@ def test_the_explorer_holds_each_samples_own_reasons(tmp_path):
     assert data["neighbors"]["nodes"] == p.neighbor_index.tolist()
 
 
+def test_votes_that_differ_from_the_probabilities_are_known_to_be_corrected(tmp_path):
+    path = make_run(tmp_path / "run")
+    assert not report(tmp_path, path).samples["runs"][0]["reasons"]["corrected"]
+    with np.load(path / "predictions.npz") as file:
+        arrays = dict(file)
+    arrays["probabilities"] = arrays["probabilities"][:, ::-1]
+    np.savez(path / "predictions.npz", **arrays)
+    assert report(tmp_path, path).samples["runs"][0]["reasons"]["corrected"]
+
+
 def test_the_sheet_shows_each_sample_at_its_place(tmp_path):
     run = make_run(tmp_path / "run")
     p = load_runs([run])[0].predictions
@@ -285,6 +295,7 @@ def test_an_output_that_is_a_directory_is_refused(tmp_path):
         ("neighbor_index", lambda a: a - 9, "neighbor_index leaves the range 0 to 16"),
         ("index", lambda a: a.astype(object), "allow_pickle=False"),
         ("index", None, "predictions.npz lacks index"),
+        ("reason_weight", None, "predictions.npz lacks reason_weight"),
     ],
 )
 def test_predictions_that_do_not_fit_together_are_refused(tmp_path, name, spoil, complaint):

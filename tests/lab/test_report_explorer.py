@@ -101,3 +101,9 @@ def test_hostile_text_runs_nothing_in_the_browser(tmp_path):
 def test_a_mistake_in_the_page_would_be_seen(two_heads):
     with pytest.raises(AssertionError, match="data-error"):
         browse(two_heads, script="undefinedFunction();")
+
+
+def test_the_true_class_is_shown_even_where_it_is_least_probable(tmp_path):
+    run = make_run(tmp_path / "run", classes=[f"class {k}" for k in range(12)])
+    page = write_report([run], tmp_path / "report.html")
+    assert "✓ class 11" in detail(browse(page, "#sample=43"))  # ten others are more probable

@@ -97,9 +97,11 @@
   // The chosen sample.
 
   function prediction(run, row) {
-    const bars = element("div", { class: "bars", role: "img", "aria-label": "Probabilities of the classes" });
-    run.classes[row].forEach((k, rank) => {
-      const share = run.probabilities[row][rank], isTrue = k === run.labels[row];
+    const bars = element("div", { class: "bars" });
+    const shown = run.classes[row].map((k, rank) => [k, run.probabilities[row][rank]]), truth = run.labels[row];
+    if (!run.classes[row].includes(truth)) shown.push([truth, run.truth[row]]);
+    shown.forEach(([k, share]) => {
+      const isTrue = k === truth;
       bars.append(element("span", { class: isTrue && "true", title: classes[k] }, isTrue ? `✓ ${classes[k]}` : classes[k]),
         bar(share), element("span", {}, percent(share)));
     });
@@ -148,7 +150,7 @@
     const sum = entries.reduce((total, entry) => total + entry.weight, 0), none = run.abstention[row];
     const rest = Math.max(0, 1 - sum - none);
     const text = entries.length
-      ? `The prediction is the weighted vote of labelled examples. These ${entries.length} carry ${percent(sum)}, all others together ${percent(rest)}, and ${percent(none)} reached no label: the three sum to 100 %. Dashed: of another class than predicted.`
+      ? `Labelled examples vote through the graph. These ${entries.length} carry ${percent(sum)}, all others together ${percent(rest)}, and ${percent(none)} reached no label: the three sum to 100 %. ${run.reasons.corrected ? "As few nodes are labelled, the head then corrects the classes' masses, so that its probabilities differ from the votes. " : ""}Dashed: of another class than predicted.`
       : "No labelled example reaches this sample through the graph.";
     return [title, element("p", { class: "note" }, text), entries.length ? cards(entries) : ""];
   }

@@ -111,7 +111,8 @@ def risk_coverage(groups: Sequence[Group]) -> str:
     axis = figure.subplots()
     for group, color in zip(groups, cycle(_SERIES), strict=False):
         for doubt, dash in (("uncertainty", "-"), ("abstention", _DASHED)):
-            if any(getattr(run.predictions, doubt).any() for run in group.runs):
+            # A softmax that sums to 1 within rounding does not abstain.
+            if any(getattr(run.predictions, doubt).max() > 1e-5 for run in group.runs):
                 error = 100 * refusal(group, doubt, kept)
                 label = f"{group.name}, by {doubt}"
                 axis.plot(100 * (1 - kept), error, color=color, linestyle=dash, label=label)

@@ -26,7 +26,8 @@ from weft.lab.runs import PREDICTIONS, Run
 class Predictions:
     """What a run said about the stored test samples, and the labelled anchors it said it from.
 
-    A graph head also stores its reasons and its edges. Entries of weight zero are padding.
+    A graph head also stores its reasons, which are its votes before class masses are corrected,
+    and its edges. Entries of weight zero are padding.
 
     Args:
         labels: true classes of the m stored samples.
@@ -134,7 +135,7 @@ def _load_run(path: Path) -> EvaluatedRun:
         missing = {"num_test", "classes", "contexts"} - results.keys()
         if missing:
             raise ValueError(f"the results lack {', '.join(sorted(missing))}")
-        predictions = _load_predictions(path / PREDICTIONS)
+        predictions = _load_predictions(path / PREDICTIONS, with_reasons=run.recipe.head == "graph")
         _check(predictions, num_classes=len(results["classes"]))
         return EvaluatedRun(path, run.recipe, run.metrics(), results, predictions)
     except (ValueError, OSError, BadZipFile) as error:
@@ -144,13 +145,13 @@ def _load_run(path: Path) -> EvaluatedRun:
         ) from error
 
 
-def _load_predictions(path: Path) -> Predictions:
+def _load_predictions(path: Path, *, with_reasons: bool) -> Predictions:
     arrays: dict[str, Any] = {}
     with np.load(path, allow_pickle=False) as file:
         for field in dataclasses.fields(Predictions):
             if field.name in file:
                 arrays[field.name] = file[field.name]
-            elif field.default is dataclasses.MISSING:
+            elif with_reasons or field.default is dataclasses.MISSING:
                 raise ValueError(f"{path.name} lacks {field.name}")
     return Predictions(**arrays)
 

@@ -110,12 +110,13 @@ class Sheet:
         return math.ceil(len(self._tiles) / self.columns)
 
     def data_uri(self) -> str:
-        """Encode the sheet as PNG, for a page that loads nothing else."""
+        """Encode the sheet for a page that loads nothing else: grey exactly, colour nearly so."""
         side, channels = self._tiles[0].shape[1:]
         grid = np.zeros((self.rows * self.columns, side, side, channels), np.uint8)
         grid[: len(self._tiles)] = self._tiles
         grid = grid.reshape(self.rows, self.columns, side, side, channels).swapaxes(1, 2)
+        whole = _picture(grid.reshape(self.rows * side, self.columns * side, channels))
+        kind = "png" if channels == 1 else "webp"  # photographs are large as PNG
         buffer = io.BytesIO()
-        whole = grid.reshape(self.rows * side, self.columns * side, channels)
-        _picture(whole).save(buffer, "png", optimize=True)
-        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        whole.save(buffer, kind, quality=90)
+        return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

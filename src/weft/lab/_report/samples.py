@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from weft.lab._report.loading import EvaluatedRun, Predictions
 from weft.lab._report.numbers import Group
@@ -36,14 +37,18 @@ def _run_data(group: Group, run: EvaluatedRun, sheet: Sheet) -> dict[str, Any]:
         "tiles": sheet.add(as_tiles(p.inputs, like=p.inputs)),
         "classes": order.tolist(),
         "probabilities": _rounded(np.take_along_axis(p.probabilities, order, axis=1)),
+        "truth": _rounded(p.probabilities[np.arange(len(p.labels)), p.labels]),
         "abstention": _rounded(p.abstention),
         "anchors": {"labels": p.anchor_labels.tolist(), "tiles": _anchor_tiles(p, sheet)},
         "reasons": None,
         "neighbors": None,
     }
     if p.reason_anchor is not None and p.reason_weight is not None:
-        weights = _rounded(p.reason_weight)
-        table["reasons"] = {"anchors": p.reason_anchor.tolist(), "weights": weights}
+        table["reasons"] = {
+            "anchors": p.reason_anchor.tolist(),
+            "weights": _rounded(p.reason_weight),
+            "corrected": _corrected(p, p.reason_anchor, p.reason_weight),
+        }
     if p.neighbor_index is not None and p.neighbor_weight is not None:
         weights = _rounded(p.neighbor_weight)
         table["neighbors"] = {"nodes": p.neighbor_index.tolist(), "weights": weights}
@@ -62,6 +67,15 @@ def _anchor_tiles(p: Predictions, sheet: Sheet) -> list[int]:
         used = np.unique(np.concatenate(pointed_at))
         places[used] = sheet.add(as_tiles(p.anchor_inputs[used], like=p.inputs))
     return places.tolist()
+
+
+def _corrected(
+    p: Predictions, anchors: Int[np.ndarray, "m r"], weights: Float[np.ndarray, "m r"]
+) -> bool:
+    """Tell whether the head corrected class masses: a class then has less than its own votes."""
+    votes = np.zeros_like(p.probabilities)
+    np.add.at(votes, (np.arange(len(anchors))[:, None], p.anchor_labels[anchors]), weights)
+    return bool((votes > p.probabilities + 1e-3).any())
 
 
 def _rounded(values: np.ndarray) -> list:
