@@ -136,7 +136,8 @@ def train(
     try:
         result = train(run)
     except KeyboardInterrupt:
-        done = len({line["epoch"] for line in run.metrics()})
+        state = run.load_checkpoint()
+        done = state["epoch"] if state else 0
         _fail(
             f"stopped; {done} of {run.recipe.epochs} epochs are safe: "
             f"go on with `weft train {path} --resume`.",
@@ -191,7 +192,8 @@ def explain(
     from weft.lab.explain import explain
 
     answer = explain(Run.open(path), sample)
-    print(json.dumps(dataclasses.asdict(answer)) if as_json else answer.text(most))
+    lines = [str(path), *answer.lines(most)]
+    print(json.dumps(dataclasses.asdict(answer)) if as_json else "\n".join(lines))
 
 
 @app.command()
