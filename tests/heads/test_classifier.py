@@ -26,3 +26,96 @@ def test_layers_frozen_on_purpose_stay_frozen_when_a_memory_bank_is_refreshed(sa
     model.backbone[1].eval()
     model.refresh_bank()
     assert [part.training for part in model.backbone] == [True, False, True, True]
+
+
+def test_frozen_anchor_features_are_kept_while_nothing_changes(samples):
+    model = make(samples).eval()
+    first = model.anchor_features()
+    model(samples[0])
+    model.train().eval()
+    assert model.anchor_features() is first
+    assert not first.requires_grad
+
+
+def change_a_weight(model):
+    with torch.no_grad():
+        model.backbone[0].weight.mul_(1.5)
+
+
+def step(model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(model.anchor_inputs + 0.1)[:, 0].sum().backward()
+    optimizer.step()
+
+
+def run_in_training_mode(model):
+    with torch.no_grad():
+        model.train()(model.anchor_inputs + 1.0)  # moves the statistics of the batch norm
+    model.eval()
+
+
+def load_state(model):
+    model.load_state_dict({name: value * 2 for name, value in model.state_dict().items()})
+
+
+def load_part_of_the_state(model):
+    load_state(model.backbone)
+
+
+def assign_state(model):
+    state = {name: value * 2 for name, value in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+
+
+def replace_a_layer(model):
+    model.backbone[3] = nn.Linear(8, 4)
+
+
+def replace_anchors(model):
+    model.set_anchors(model.anchor_inputs + 0.5, model.anchor_labels)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_a_weight,
+        step,
+        run_in_training_mode,
+        load_state,
+        load_part_of_the_state,
+        assign_state,
+        replace_a_layer,
+        replace_anchors,
+    ],
+)
+def test_frozen_anchor_features_are_encoded_anew_after_a_change(samples, change):
+    model = make(samples).eval()
+    stale = model.anchor_features()
+    change(model)
+    with torch.no_grad():
+        expected = model.backbone(model.anchor_inputs)
+    assert not torch.equal(expected, stale)
+    torch.testing.assert_close(model.anchor_features(), expected)
+
+
+def test_an_average_of_weights_that_stays_in_evaluation_mode_sees_each_update(samples):
+    model = make(samples)
+    averaged = torch.optim.swa_utils.AveragedModel(model).eval()
+    for _ in range(2):
+        change_a_weight(model)
+        averaged.update_parameters(model)
+        expected = averaged.module.backbone(model.anchor_inputs)
+        averaged(samples[0])
+        torch.testing.assert_close(averaged.module.anchor_features(), expected.detach())
+
+
+def test_frozen_anchor_features_move_with_the_model(samples):
+    model = make(samples).eval()
+    model(samples[0])
+    assert model.to("meta").anchor_features().device.type == "meta"
+
+
+def test_a_model_made_for_inference_keeps_its_anchor_features_too(samples):
+    with torch.inference_mode():
+        model = make(samples).eval()
+        assert model.anchor_features() is model.anchor_features()

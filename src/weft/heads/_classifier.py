@@ -15,9 +15,9 @@ class GraphClassifier(nn.Module):
     """A drop-in `inputs -> logits` around a backbone and a graph head.
 
     In training mode every call encodes the anchors together with the batch, so gradients reach
-    the backbone through both. In evaluation mode the anchors' features are encoded once and
-    kept until training resumes or the anchors or weights are loaded anew. Anchors, not their
-    features, are in `state_dict`.
+    the backbone through both. In evaluation mode the anchors' features are encoded once, and
+    anew when a weight of the backbone or an anchor has changed. Anchors, not their features,
+    are in `state_dict`.
 
     Args:
         backbone: inputs to features, (n, ...) to (n, d).
@@ -26,7 +26,8 @@ class GraphClassifier(nn.Module):
         anchor_labels: their class numbers; -1 for anchors that take part unlabelled.
         memory_bank: in training too, use stored features of the anchors, without gradient.
             This is an *approximation*: the features lag behind the backbone until
-            `refresh_bank` is called. It saves encoding the anchors in each step.
+            `refresh_bank`, or an evaluation, encodes them anew. It saves encoding the anchors
+            in each step.
     """
 
     anchor_inputs: Tensor
@@ -46,8 +47,8 @@ class GraphClassifier(nn.Module):
         self.register_buffer("anchor_inputs", anchor_inputs.new_empty(0))
         self.register_buffer("anchor_labels", anchor_labels.new_empty(0))
         self._anchor_features: Tensor | None = None
+        self._encoded_from: list[tuple[int, int]] = []
         self.set_anchors(anchor_inputs, anchor_labels)
-        self.register_load_state_dict_post_hook(_forget)
 
     def set_anchors(self, inputs: Float[Tensor, "m *shape"], labels: Int[Tensor, " m"]) -> None:
         """Replace the anchors, for example by harder ones: see `choose_anchors`."""
@@ -63,12 +64,6 @@ class GraphClassifier(nn.Module):
             )
         self.anchor_inputs, self.anchor_labels = inputs, labels
         self._anchor_features = None
-
-    def train(self, mode: bool = True) -> "GraphClassifier":
-        """Switch the mode; what was encoded in the other one is forgotten."""
-        if mode != self.training:
-            self._anchor_features = None
-        return super().train(mode)
 
     def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n c"]:
         """Return log-probabilities of the inputs, joined with the anchors in one graph."""
@@ -88,8 +83,12 @@ class GraphClassifier(nn.Module):
         return features, torch.cat([self.anchor_labels, unknown])
 
     def anchor_features(self) -> Float[Tensor, "m d"]:
-        """Return the anchors' features, encoded without gradient in evaluation mode and kept."""
-        if self._anchor_features is None:
+        """Return the anchors' features, encoded without gradient in evaluation mode and kept.
+
+        They are encoded anew when they are out of date: a memory bank in training never is.
+        """
+        may_lag = self.memory_bank and self.training
+        if self._anchor_features is None or not (may_lag or self._encoded_from == self._sources()):
             self.refresh_bank()
         assert self._anchor_features is not None
         return self._anchor_features
@@ -99,6 +98,13 @@ class GraphClassifier(nn.Module):
         """Encode the anchors anew, for example after each epoch with a memory bank."""
         with evaluation(self.backbone):
             self._anchor_features = self.encode(self.anchor_inputs, batch_size)
+        self._encoded_from = self._sources()
+
+    def _sources(self) -> list[tuple[int, int]]:
+        """Name all tensors that the anchors' features come from, and the state each is in."""
+        tensors = (self.anchor_inputs, *self.backbone.parameters(), *self.backbone.buffers())
+        # torch counts the changes in place of every tensor that autograd may see.
+        return [(id(part), 0 if part.is_inference() else part._version) for part in tensors]
 
     def encode(self, inputs: Float[Tensor, "n *shape"], batch_size: int = 512) -> Tensor:
         """Return the features of many inputs, batch by batch."""
@@ -145,7 +151,3 @@ class GraphClassifier(nn.Module):
                 own = getattr(self, name)
                 setattr(self, name, own.new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _forget(module: GraphClassifier, incompatible_keys: Any) -> None:
-    module._anchor_features = None

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; after it, also after an error, each module's own mode again.
+    """Switch to evaluation mode; afterwards, also on an error, give each module its own back.
 
     `model.train(mode)` would not do: it wakes layers that were frozen on purpose.
     """
