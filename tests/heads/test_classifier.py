@@ -119,3 +119,13 @@ def test_a_model_made_for_inference_keeps_its_anchor_features_too(samples):
     with torch.inference_mode():
         model = make(samples).eval()
         assert model.anchor_features() is model.anchor_features()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_explaining_in_training_mode_explains_the_evaluation_and_changes_nothing(samples, alone):
+    model = make(samples).eval()
+    expected = model.explain(samples[0], alone=alone)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.testing.assert_close(model.train().explain(samples[0], alone=alone), expected)
+    torch.testing.assert_close(dict(model.state_dict()), before)
+    assert all(part.training for part in model.modules())

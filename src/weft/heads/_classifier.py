@@ -125,17 +125,19 @@ class GraphClassifier(nn.Module):
 
         Rows are non-negative and sum to one minus the abstention; anchors without label have
         weight zero. The weights are exact: they say by how much the probability of a class
-        would change with the label of that anchor.
+        would change with the label of that anchor, before any normalisation of class masses.
 
         Args:
-            inputs: the inputs to explain.
+            inputs: the inputs to explain; in evaluation mode, whatever mode the model is in.
             alone: each input against the frozen anchors only; otherwise all inputs in one
                 graph with the anchors, as `forward` sees them.
         """
         num_anchors = len(self.anchor_labels)
-        if alone:
-            return self.freeze().label_weights(self.head.prepare(self.encode(inputs)))
-        features = torch.cat([self.anchor_features(), self.encode(inputs)])
+        with evaluation(self):
+            encoded = self.encode(inputs)
+            if alone:
+                return self.freeze().label_weights(self.head.prepare(encoded))
+            features = torch.cat([self.anchor_features().to(encoded.dtype), encoded])
         known = torch.zeros(len(features), dtype=torch.bool, device=features.device)
         known[:num_anchors] = self.anchor_labels >= 0
         nodes = torch.arange(num_anchors, len(features), device=features.device)
