@@ -129,3 +129,17 @@ def test_explaining_in_training_mode_explains_the_evaluation_and_changes_nothing
     torch.testing.assert_close(model.train().explain(samples[0], alone=alone), expected)
     torch.testing.assert_close(dict(model.state_dict()), before)
     assert all(part.training for part in model.modules())
+
+
+def test_anchor_labels_may_be_unsigned(samples):
+    inputs, labels = samples
+    expected = make(samples)(inputs)
+    torch.testing.assert_close(make((inputs, labels.to(torch.uint8)))(inputs), expected)
+
+
+def test_a_memory_bank_does_not_outlive_the_anchors_it_was_made_of(samples):
+    model, other = make(samples, memory_bank=True), make(samples)
+    model(samples[0])
+    other.set_anchors(samples[0][:20], samples[1][:20])
+    model.load_state_dict(other.state_dict())
+    assert len(model.anchor_features()) == 20

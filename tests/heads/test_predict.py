@@ -52,3 +52,8 @@ def test_modes_are_restored_when_predict_fails(model, samples):
 def test_a_model_in_float64_predicts_in_float64(samples):
     model = nn.Linear(6, 3).double()
     assert predict(model, samples[0].double(), Whole()).probabilities.dtype == torch.float64
+
+
+def test_rejects_a_graph_classifier_hidden_in_another_module(model, samples):
+    with pytest.raises(TypeError, match=r"must be the GraphClassifier itself, got a Sequential"):
+        predict(nn.Sequential(nn.Identity(), model), samples[0], Whole())

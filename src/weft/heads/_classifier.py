@@ -62,7 +62,7 @@ class GraphClassifier(nn.Module):
                 f"`anchor_labels` must be class numbers with at least one label, got {labels.dtype}"
                 ": without labelled anchors there is nothing to predict from."
             )
-        self.anchor_inputs, self.anchor_labels = inputs, labels
+        self.anchor_inputs, self.anchor_labels = inputs, labels.long()  # unsigned has no -1
         self._anchor_features = None
 
     def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n c"]:
@@ -152,4 +152,5 @@ class GraphClassifier(nn.Module):
             if (stored := state_dict.get(prefix + name)) is not None:
                 own = getattr(self, name)
                 setattr(self, name, own.new_empty(stored.shape))
+        self._anchor_features = None
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -81,7 +81,17 @@ def predict(
         context: whole set, batches or single queries. A model without a graph looks at one
             input at a time anyway, so that the three agree.
         batch_size: inputs encoded at once.
+
+    Raises:
+        TypeError: a graph classifier is hidden inside `model`, so that neither the context nor
+            the abstention could be told.
     """
+    wrapped = not isinstance(model, GraphClassifier)
+    if wrapped and any(isinstance(part, GraphClassifier) for part in model.modules()):
+        raise TypeError(
+            f"`model` must be the GraphClassifier itself, got a {type(model).__name__} around one: "
+            "predict with the inner model, and move what comes before it into its backbone."
+        )
     with evaluation(model):
         if not isinstance(model, GraphClassifier):
             logits = torch.cat([model(part) for part in inputs.split(batch_size)])
