@@ -18,7 +18,7 @@ from weft.lab.report import write_report
 def detail(dom: str) -> str:
     found = re.search(r'<div id="detail".*?</section>', dom, re.DOTALL)
     assert found
-    return found[0]
+    return found[0].replace("&nbsp;", " ")
 
 
 @pytest.fixture

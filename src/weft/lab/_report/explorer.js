@@ -10,7 +10,7 @@
   const predicted = (run, row) => run.classes[row][0];
   const confidence = (run, row) => run.probabilities[row][0];
   const isWrong = (run, row) => predicted(run, row) !== run.labels[row];
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
   const withReasons = runs.findIndex((run) => run.reasons);
   const state = { run: Math.max(0, withReasons), row: 0, show: "all", rows: [], shown: 0 };
