@@ -17,9 +17,11 @@ from PIL import Image
 from weft.lab._report.loading import load_runs
 from weft.lab._report.numbers import calibration, group_by_seed, kept_error, per_class
 from weft.lab._report.pictures import LARGEST, Sheet, as_tiles
+from weft.lab.evaluate import evaluate
 from weft.lab.recipe import Recipe
 from weft.lab.report import write_report
 from weft.lab.runs import Run
+from weft.lab.train import train
 
 
 def report(tmp_path, *runs) -> Page:
@@ -159,6 +161,19 @@ def test_votes_that_differ_from_the_probabilities_are_known_to_be_corrected(tmp_
     arrays["probabilities"] = arrays["probabilities"][:, ::-1]
     np.savez(path / "predictions.npz", **arrays)
     assert report(tmp_path, path).samples["runs"][0]["reasons"]["corrected"]
+
+
+@pytest.mark.parametrize("head", ["softmax", "graph"])
+def test_a_run_trained_and_evaluated_by_the_lab_has_a_report(tmp_path, head):
+    run = Run.create(tmp_path / "run", Recipe(data="moons", head=head, labels=20, epochs=1))
+    train(run)
+    results = evaluate(run)
+    page = report(tmp_path, run.path)
+    contexts = results["contexts"].values()
+    wanted = [f"{100 * context['accuracy']:.1f}" for context in contexts]
+    assert page.tables[0][1][3:6] == wanted
+    reasons = page.samples["runs"][0]["reasons"]
+    assert (reasons is None) == (head == "softmax")
 
 
 def test_the_sheet_shows_each_sample_at_its_place(tmp_path):
