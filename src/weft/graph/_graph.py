@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from torch import Tensor
 
-from weft.graph._edges import csr_matrix, csr_pattern, node_sums
+from weft.graph._edges import csr_pattern, node_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,7 @@ class Graph:
             are the g-th block of num_nodes / num_graphs, and no edge leaves its block.
 
     Raises:
+        TypeError: weights in half precision.
         ValueError: edges are out of order or range, or weights are negative or not finite.
     """
 
@@ -52,6 +53,15 @@ class Graph:
                 f"`weights` must be floating point of shape ({edges.shape[1]},), got "
                 f"{weights.dtype} of shape {tuple(weights.shape)}: one weight per edge."
             )
+        if weights.dtype.itemsize < 4:
+            raise TypeError(
+                f"`weights` must be float32 or float64, got {weights.dtype}: call .float(), "
+                "half precision is too coarse to solve in."
+            )
+        if self.num_nodes < 0:
+            raise ValueError(
+                f"`num_nodes` must not be negative, got {self.num_nodes}: count isolated nodes too."
+            )
         if self.num_graphs < 1 or self.num_nodes % self.num_graphs:
             raise ValueError(
                 f"`num_graphs` must divide `num_nodes`, got {self.num_graphs} graphs and "
@@ -69,10 +79,12 @@ class Graph:
         block = self.num_nodes // self.num_graphs
         if self.num_graphs > 1 and (edges[0] // block != edges[1] // block).any():
             raise ValueError("`edges` must stay inside their graph: an edge joins two blocks.")
-        if not (torch.isfinite(weights) & (weights >= 0)).all():
+        sound = torch.isfinite(weights) & (weights >= 0)
+        if not sound.all():
+            edge = int((~sound).nonzero()[0])
             raise ValueError(
-                "`weights` must be finite and not negative, got "
-                f"{weights.min().item():g} as the least: clean or shift the similarities first."
+                f"`weights` must be finite and not negative, got {weights[edge].item():g} for edge "
+                f"{edges[:, edge].tolist()}: clean or shift the similarities first."
             )
 
     @classmethod
@@ -111,6 +123,11 @@ class Graph:
             )
         if weights is None:
             weights = torch.ones(edge_index.shape[1], device=edge_index.device)
+        if weights.shape != edge_index.shape[1:]:
+            raise ValueError(
+                f"`weights` must have shape ({edge_index.shape[1]},), got {tuple(weights.shape)}: "
+                "one weight per column of `edge_index`."
+            )
         proper = edge_index[0] != edge_index[1]
         source, target = edge_index[:, proper]
         key = torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
@@ -127,10 +144,11 @@ class Graph:
         Raises:
             ValueError: the matrix is not square, or not symmetric.
         """
-        matrix = sparse.csr_array(matrix)
+        matrix = sparse.csr_array(matrix, copy=True)
+        matrix.sum_duplicates()
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"`matrix` must be square, got shape {matrix.shape}: rows are nodes.")
-        if abs(matrix - matrix.T).max() > 0:
+        if (abs(matrix - matrix.T) > 0).nnz:
             raise ValueError(
                 "`matrix` must be symmetric, got two weights for one edge: "
                 "symmetrise it first, for example with matrix.maximum(matrix.T)."
@@ -142,7 +160,8 @@ class Graph:
 
     def to_scipy(self) -> Any:
         """Return the symmetric weight matrix as a SciPy CSR array, on the CPU, without gradient."""
-        crow, columns, edge_of = (part.cpu().numpy() for part in self._pattern())
+        pattern = csr_pattern(self.edges, self.num_nodes)
+        crow, columns, edge_of = (part.cpu().numpy() for part in pattern)
         weights = self.weights.detach().cpu().numpy()[edge_of]
         return sparse.csr_array((weights, columns, crow), (self.num_nodes, self.num_nodes))
 
@@ -168,18 +187,19 @@ class Graph:
 
     def laplacian_csr(self) -> Tensor:
         """Return L = D - W as a torch CSR tensor, without gradient (torch's CSR has none twice)."""
-        crow, columns, edge_of = self._pattern()
-        node = torch.arange(self.num_nodes + 1, device=columns.device)
-        degrees = csr_matrix(node, node[:-1], self.degrees().detach())
-        return degrees - csr_matrix(crow, columns, self.weights.detach()[edge_of])
+        i, j = self.edges
+        node = torch.arange(self.num_nodes, device=i.device)
+        places = torch.stack([torch.cat([i, j, node]), torch.cat([j, i, node])])
+        weights = self.weights.detach()
+        values = torch.cat([-weights, -weights, self.degrees().detach()])
+        size = (self.num_nodes, self.num_nodes)
+        matrix = torch.sparse_coo_tensor(places, values, size, check_invariants=False)
+        return matrix.to_sparse_csr()
 
     def components(self) -> Int[Tensor, " n"]:
         """Return each node's connected component over edges of positive weight, from 0."""
         positive = (self.weights.detach() > 0).nonzero().squeeze(1)
         return connected_components(self.edges[:, positive], self.num_nodes)
-
-    def _pattern(self) -> tuple[Tensor, Tensor, Tensor]:
-        return csr_pattern(self.edges, self.num_nodes)
 
 
 def connected_components(edges: Int[Tensor, "2 e"], num_nodes: int) -> Int[Tensor, " n"]:
