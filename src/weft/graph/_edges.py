@@ -55,6 +55,12 @@ def csr_matrix(row_start: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(row_start, columns, values, size, check_invariants=False)
 
 
+def csr_product(matrix: Tensor, x: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """Return `matrix @ x` in the dtype of `x`, whatever autocast would make of it."""
+    with torch.autocast(x.device.type, enabled=False):
+        return matrix @ x
+
+
 def node_sums(
     weights: Float[Tensor, " e"], edges: Int[Tensor, "2 e"], num_nodes: int
 ) -> Float[Tensor, " n"]:
@@ -136,7 +142,7 @@ class _LaplacianProduct(torch.autograd.Function):
         num_nodes = len(x)
         row_start, columns, edge_of = csr_pattern(edges, num_nodes)
         adjacency = csr_matrix(row_start, columns, weights[edge_of])
-        return node_sums(weights, edges, num_nodes)[:, None] * x - adjacency @ x
+        return node_sums(weights, edges, num_nodes)[:, None] * x - csr_product(adjacency, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

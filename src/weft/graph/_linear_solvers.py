@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weft._check import ConvergenceError
-from weft.graph._edges import csr_matrix, csr_pattern, node_sums
+from weft.graph._edges import csr_matrix, csr_pattern, csr_product, node_sums
 
 DENSE_UP_TO = 500
 """Nodes per graph up to which dense Cholesky is the default: measured crossover on a CPU."""
@@ -158,7 +158,7 @@ def _conjugate_gradient(
         bound = (goal / 2 * residual).clamp_min(rtol / 2)
         steps, update = _iterate(inner, diagonal.to(rhs.dtype), remainder, bound, left)
         solution = solution + update
-        remainder = target - (diagonal[:, None] * solution - outer @ solution)
+        remainder = target - (diagonal[:, None] * solution - csr_product(outer, solution))
         previous, residual = residual, remainder.norm(dim=0)
         left -= steps
         stuck = not (residual.max() < 0.5 * previous.max())  # also stops at NaN
@@ -200,7 +200,7 @@ def _iterate(
         active = residual.square().sum(0) > bound
         if not active.any():
             return step, solution
-        image = diagonal * direction - adjacency @ direction
+        image = diagonal * direction - csr_product(adjacency, direction)
         curvature = (direction * image).sum(0)
         # Zero columns, and finished ones, take a step of length zero: 0 / 0 would spoil them.
         length = torch.where(active, product / torch.where(active, curvature, 1.0), 0.0)

@@ -49,9 +49,10 @@ class ExactNeighbors:
         points = features.detach().double()
         found = torch.empty(len(points), k, dtype=torch.long, device=points.device)
         rows = torch.arange(len(points), device=points.device)
-        if features.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
+        if features.dtype == torch.float32 and _float32_products_are_exact():
             centred = points - points.mean(0)  # smaller norms, smaller rounding errors
-            rows = self._search(centred.float(), k, rows, found)
+            with torch.autocast(points.device.type, enabled=False):
+                rows = self._search(centred.float(), k, rows, found)
         rows = self._search(points, k, rows, found)
         self._search_directly(points, k, rows, found)
         return found
@@ -72,7 +73,8 @@ class ExactNeighbors:
             found[part] = indices[:, :k]
             gaps = values.diff(dim=1)[:, max(0, k - 2) : k]  # between the k-th and its rivals
             error = gamma * (norms[part] + norms.max())
-            uncertain.append(part[(gaps <= 2 * error[:, None]).any(1)])
+            certain = (gaps > 2 * error[:, None]).all(1)  # false where anything overflowed
+            uncertain.append(part[~certain])
         return torch.cat(uncertain)
 
     def _search_directly(self, points: Tensor, k: int, rows: Tensor, found: Tensor) -> None:
@@ -163,6 +165,14 @@ def recall(
     true = distances.topk(k, largest=False).indices
     hits = (found[rows][:, :, None] == true[:, None, :]).any(2)
     return hits.double().mean().item()
+
+
+def _float32_products_are_exact() -> bool:
+    """Say whether float32 matrix products round to float32, not to TF32 or bfloat16."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set by backend, which torch then refuses to sum up: take no chance
+        return False
 
 
 def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]:

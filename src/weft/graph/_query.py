@@ -125,16 +125,11 @@ class AnchorGraph:
             Scores; a row sums to one minus the query's abstention.
         """
         links = self.link(queries)
-        total = links.weights.sum(1, keepdim=True) + self.tau
-        shares = torch.where(total > 0, links.weights / torch.where(total > 0, total, 1.0), 0.0)
-        if not exact or not self.factor:
-            return torch.einsum("qk,qkc->qc", shares, self.scores[links.anchors])
-        return torch.cat(
-            [
-                self._query_exactly(Links(*part))
-                for part in zip(links.anchors.split(256), links.weights.split(256), strict=True)
-            ]
-        )
+        with torch.autocast(self.features.device.type, enabled=False):
+            if not exact or not self.factor:
+                return self._interpolate(links)
+            blocks = zip(links.anchors.split(256), links.weights.split(256), strict=True)
+            return torch.cat([self._query_exactly(Links(*block)) for block in blocks])
 
     def label_weights(self, queries: Float[Tensor, "q d"]) -> Float[Tensor, "q n"]:
         """Return the exact weights of each query's score on the labelled anchors.
@@ -152,6 +147,11 @@ class AnchorGraph:
         weights = self.scores.new_zeros(len(queries), len(self.features))
         weights[:, known] = onto.query(queries, exact=True)
         return weights
+
+    def _interpolate(self, links: Links) -> Tensor:
+        total = links.weights.sum(1, keepdim=True) + self.tau
+        shares = torch.where(total > 0, links.weights / torch.where(total > 0, total, 1.0), 0.0)
+        return torch.einsum("qk,qkc->qc", shares, self.scores[links.anchors])
 
     def _query_exactly(self, links: Links) -> Tensor:
         """Eliminate the query; what is left is the anchors' system plus a rank-k change.
