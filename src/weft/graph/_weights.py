@@ -155,7 +155,7 @@ def knn_graph(
     points = at_least_float32(episodes).reshape(num_nodes, width)
     with torch.autocast(points.device.type, enabled=False):
         k = min(k, block - 1)
-        if k < 1:  # nodes without any neighbour
+        if k < 1 or not num_graphs:  # nodes without any neighbour, or none at all
             edges = torch.empty(2, 0, dtype=torch.long, device=points.device)
             return Graph(edges, points.new_zeros(0), num_nodes, max(1, num_graphs))
         found = torch.cat(
@@ -177,9 +177,10 @@ def pair_weights(
     squared: Tensor, kth_i: Tensor, kth_j: Tensor, kernel: Kernel, bandwidth: Bandwidth
 ) -> Tensor:
     """Weigh pairs by their squared distance and both ends' squared distance to the k-th."""
-    scaled = squared / (bandwidth(kth_i) * bandwidth(kth_j)).sqrt()
-    # Where all k neighbours coincide with a node, its reach is 0 / 0; the floor makes it 0.
+    # The floor makes 0 / 0 zero: a bandwidth that underflows, a node on all its k neighbours.
     tiny = torch.finfo(squared.dtype).tiny
+    eps_i, eps_j = (bandwidth(kth).clamp_min(tiny).sqrt() for kth in (kth_i, kth_j))
+    scaled = squared / (eps_i * eps_j)  # the product of squares would overflow sooner
     return kernel(scaled, squared / torch.maximum(kth_i, kth_j).clamp_min(tiny))
 
 
@@ -193,6 +194,13 @@ def _check_features(features: Tensor, k: int, kernel: Kernel) -> None:
             "flatten images first."
         )
     check_finite("features", features.detach())
+    largest = features.detach().abs().amax().item() if features.numel() else 0.0
+    most = torch.finfo(at_least_float32(features[:0]).dtype).max
+    if largest > (most / (4 * max(1, features.shape[-1]))) ** 0.5:
+        raise ValueError(
+            "`features` must have squared distances that fit their dtype, got entries as large as "
+            f"{largest:g}: scale them down, or normalise the rows."
+        )
     if k < 1:
         raise ValueError(f"`k` must be at least 1, got {k}: each node needs a neighbour.")
     if k < 2 and isinstance(kernel, Tapered):
