@@ -25,6 +25,11 @@ def choose_anchors(
     Returns:
         Indices of the chosen samples, ordered by class.
     """
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` must be class numbers of shape (n,), got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}: flatten or cast them."
+        )
     if per_class < 1:
         raise ValueError(f"`per_class` must be at least 1, got {per_class}.")
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
