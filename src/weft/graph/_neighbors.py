@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from weft._check import check_finite, check_floating
+
 
 class Neighbors(Protocol):
     """How to find neighbours: a frozen object, callable."""
@@ -46,6 +48,7 @@ class ExactNeighbors:
         Which rows belong to the set, and which is the k-th, is certain; the order among the
         first k - 1 is that of the rounded distances.
         """
+        _check_search(features, k)
         points = features.detach().double()
         found = torch.empty(len(points), k, dtype=torch.long, device=points.device)
         rows = torch.arange(len(points), device=points.device)
@@ -118,6 +121,7 @@ class FaissNeighbors:
     @torch.no_grad()
     def __call__(self, features: Float[Tensor, "n d"], k: int) -> Int[Tensor, "n k"]:
         """Return indices of k near other rows, nearest first, by float32 distance."""
+        _check_search(features, k)
         try:
             import faiss
         except ImportError as error:
@@ -150,6 +154,8 @@ def recall(
 ) -> float:
     """Return the share of true neighbours among those found, measured on a sample of rows.
 
+    One of several points at the k-th distance is as true as the others.
+
     Args:
         found: neighbours by any search.
         features: what was searched.
@@ -160,11 +166,21 @@ def recall(
     order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
     rows = order[:sample].to(found.device)
     points = features.detach().double()
-    distances = torch.cdist(points[rows], points)
+    distances = torch.cdist(points[rows], points, compute_mode="donot_use_mm_for_euclid_dist")
     distances[torch.arange(len(rows), device=rows.device), rows] = torch.inf
-    true = distances.topk(k, largest=False).indices
-    hits = (found[rows][:, :, None] == true[:, None, :]).any(2)
+    furthest = distances.kthvalue(k, dim=1, keepdim=True).values
+    hits = distances.gather(1, found[rows]) <= furthest
     return hits.double().mean().item()
+
+
+def _check_search(features: Tensor, k: int) -> None:
+    check_floating("features", features, "n d")
+    check_finite("features", features.detach())
+    if not 1 <= k < len(features):
+        raise ValueError(
+            f"`k` must be at least 1 and less than the number of rows, {len(features)}, got {k}: "
+            "a row has no more neighbours than there are others."
+        )
 
 
 def _float32_products_are_exact() -> bool:
