@@ -92,6 +92,7 @@ def explain(run: Run, sample: int) -> Explanation:
     names = data.class_names
     order = weights.argsort(descending=True)
     columns = (column[order].tolist() for column in (weights, labels, trained.examples))
+    reasons = [Reason(weight, names[c], row) for weight, c, row in zip(*columns, strict=True)]
     return Explanation(
         sample=sample,
         label=names[data.test_labels[sample]],
@@ -99,8 +100,5 @@ def explain(run: Run, sample: int) -> Explanation:
         probability=classes.max().item(),
         abstention=1 - weights.sum().item(),
         context="whole",
-        reasons=[
-            Reason(weight, names[label], example)
-            for weight, label, example in zip(*columns, strict=True)
-        ],
+        reasons=reasons,
     )

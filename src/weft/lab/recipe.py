@@ -62,7 +62,7 @@ class Recipe:
     bandwidth: float = _field(
         0.0, "width of the kernel; 0 = self-tuned, the distance to the k-th neighbour", least=0
     )
-    tau: float = _field(0.01, "decay per node: above 0, isolated samples abstain", least=0)
+    tau: float = _field(1e-3, "decay per node: above 0, isolated samples abstain", least=0)
     anchors: int = _field(10, "labelled samples per class in each training graph", least=1)
     anchors_served: int = _field(
         100, "labelled samples per class that predictions lean on; 0 = all", least=0
