@@ -223,6 +223,8 @@ def demo(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Where to work.")] = Path("demo"),
 ) -> None:
     """Train both heads on digits with 100 labels, and write a page that compares them."""
+    from weft.lab.compare import as_table, compare
     from weft.lab.demo import demo
 
-    print(demo(path))
+    print("\n".join(as_table(compare(demo(path)))))
+    print(path / "report.html")

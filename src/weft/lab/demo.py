@@ -1,5 +1,6 @@
 """Two classifiers of digits from 100 labels, a softmax and a graph head, and a page on both."""
 
+import dataclasses
 from pathlib import Path
 
 from weft.lab.evaluate import evaluate
@@ -9,21 +10,31 @@ from weft.lab.runs import RECIPE, Run
 from weft.lab.train import train
 
 SOFTMAX = Recipe(head="softmax", labels=100, epochs=10, steps=25, augment="digits")
-GRAPH = Recipe(head="graph", labels=100, epochs=10, steps=25, augment="digits", unlabelled=300)
+GRAPH = dataclasses.replace(SOFTMAX, head="graph", unlabelled=300)
 
 
-def demo(directory: Path) -> Path:
-    """Train and evaluate both below a directory; what is there already is gone on with.
+def demo(directory: Path) -> list[Path]:
+    """Train and evaluate both below a directory, and write `report.html` into it.
+
+    What an earlier call has done there already is not done again.
 
     Returns:
-        The page, `report.html` in the directory.
+        The two run directories.
+
+    Raises:
+        ValueError: other runs lie there.
     """
     paths = []
     for recipe in (SOFTMAX, GRAPH):
         path = directory / recipe.head
-        there = (path / RECIPE).exists() and Recipe.read(path / RECIPE) == recipe
-        run = Run.open(path) if there else Run.create(path, recipe)
+        run = Run.open(path) if (path / RECIPE).exists() else Run.create(path, recipe)
+        if run.recipe != recipe:
+            raise ValueError(
+                f"{path} must be free or hold a run of this demo, got another recipe: "
+                "name another directory."
+            )
         train(run)
         evaluate(run)
         paths.append(path)
-    return write_report(paths, directory / "report.html")
+    write_report(paths, directory / "report.html")
+    return paths
