@@ -8,6 +8,7 @@ Every undirected edge is stored once, as (i, j) with i < j. Knows tensors only.
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,24 +30,25 @@ def csr_pattern(
         Row starts, columns, and for each of the 2e entries the edge it belongs to.
     """
     i, j = edges
-    num_edges = len(i)
-    # Row r holds first its smaller neighbours, then its larger ones. The larger ones lie in the
-    # edge list as they are; the smaller ones after one stable sort by j.
-    by_column = j.argsort(stable=True)
-    smaller = torch.bincount(j, minlength=num_nodes)
-    larger = torch.bincount(i, minlength=num_nodes)
-    row_start = torch.zeros(num_nodes + 1, dtype=torch.long, device=i.device)
-    row_start[1:] = (smaller + larger).cumsum(0)
-    first_smaller = row_start[:-1] - (smaller.cumsum(0) - smaller)
-    first_larger = row_start[:-1] + smaller - (larger.cumsum(0) - larger)
-    position = torch.arange(num_edges, device=i.device)
-    columns = torch.empty(2 * num_edges, dtype=torch.long, device=i.device)
-    edge_of = torch.empty_like(columns)
-    at = position + first_smaller[j[by_column]]
-    columns[at], edge_of[at] = i[by_column], by_column
-    at = position + first_larger[i]
-    columns[at], edge_of[at] = j, position
-    return row_start, columns, edge_of
+    edge = torch.arange(len(i), device=i.device)
+    # An edge lies in the rows of both its ends. Within a row, the order of the edges is that of
+    # the columns: (c, r) with c < r come before (r, c) with c > r, and either kind ascends.
+    key = sort_keys(torch.cat([j, i]) << 32 | torch.cat([edge, edge]))
+    row, edge_of = key >> 32, key & 0xFFFFFFFF
+    columns = (i + j)[edge_of] - row
+    return row_starts(row, num_nodes), columns, edge_of
+
+
+def row_starts(row: Int[Tensor, " e"], num_rows: int) -> Int[Tensor, " n+1"]:
+    """Return where each row's entries begin, given the row of each entry, and the end."""
+    return torch.nn.functional.pad(torch.bincount(row, minlength=num_rows).cumsum(0), (1, 0))
+
+
+def sort_keys(keys: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """Sort integers; on a CPU with NumPy's vectorised sort, in a third of torch's time."""
+    if keys.device.type == "cpu":
+        return torch.from_numpy(np.sort(keys.numpy()))
+    return keys.sort().values
 
 
 def csr_matrix(row_start: Tensor, columns: Tensor, values: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def edge_inner(
 def squared_distances(
     features: Float[Tensor, "n d"], edges: Int[Tensor, "2 e"]
 ) -> Float[Tensor, " e"]:
-    """Return |x_i - x_j|^2 for each edge, by direct differences: no cancellation.
+    """Return |x_i - x_j|^2 for each edge, without cancellation: equal points are at zero.
 
     Differentiable to any order in `features`; the backward is one sparse product, so neither
     pass keeps an (e, d) array.
@@ -101,16 +103,46 @@ def _differences(x: Tensor, edges: Tensor) -> Tensor:
     return x.index_select(-2, edges[0]) - x.index_select(-2, edges[1])
 
 
+def _distances_from_differences(features: Tensor, edges: Tensor) -> Tensor:
+    # In blocks that stay in cache; (e, d) differences at once would be the largest array.
+    block = max(1, 2**16 // max(1, features.shape[1]))
+    parts = [_differences(features, part) for part in edges.split(block, dim=1)]
+    return torch.cat([part.square_().sum(1) for part in parts])
+
+
+def _distances_from_products(features: Tensor, edges: Tensor) -> Tensor:
+    """Compute |x_i|^2 + |x_j|^2 - 2 <x_i, x_j> in float64, where that keeps float32's digits.
+
+    A sampled product gathers nothing and takes a fifth of the time of differences. Where the
+    distance is so short that float64 cancels, differences replace it.
+    """
+    points = features.double()
+    points -= points.mean(0)
+    i, j = edges
+    node = torch.arange(len(points), device=i.device)
+    norms = _inner_products(points, node, node)
+    sums = norms[i] + norms[j]
+    squared = sums - 2 * _inner_products(points, i, j)
+    close = (squared < 1e-6 * sums).nonzero().squeeze(1)
+    squared = squared.float()
+    squared[close] = _distances_from_differences(features, edges[:, close])
+    return squared
+
+
+def _inner_products(points: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Return <x_i, x_j> for pairs in lexicographic order."""
+    empty = csr_matrix(row_starts(i, len(points)), j, points.new_zeros(len(i)))
+    return torch.sparse.sampled_addmm(empty, points, points.T, beta=0).values()
+
+
 class _SquaredDistances(torch.autograd.Function):
     """D_e = |x_i - x_j|^2; with g coming in, dx = 2 L(g) x."""
 
     @staticmethod
     def forward(features: Tensor, edges: Tensor) -> Tensor:
-        # In blocks that stay in cache; (e, d) differences at once would be the largest array.
-        block = max(1, 2**18 // max(1, features.shape[1]))
-        parts = [_differences(features, part) for part in edges.split(block, dim=1)]
-        parts = [torch.linalg.vecdot(part, part) for part in parts]
-        return torch.cat(parts) if parts else features.new_zeros(0)
+        if features.dtype == torch.float32:
+            return _distances_from_products(features, edges)
+        return _distances_from_differences(features, edges)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

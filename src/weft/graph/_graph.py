@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from torch import Tensor
 
-from weft.graph._edges import csr_pattern, node_sums
+from weft.graph._edges import csr_pattern, node_sums, sort_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,8 @@ def unique_edges(
     source: Int[Tensor, " m"], target: Int[Tensor, " m"], num_nodes: int
 ) -> tuple[Int[Tensor, "2 e"], Int[Tensor, " e"]]:
     """Join directed pairs into undirected edges; also return their sort keys i * n + j."""
-    key = torch.unique(torch.minimum(source, target) * num_nodes + torch.maximum(source, target))
+    key = sort_keys(torch.minimum(source, target) * num_nodes + torch.maximum(source, target))
+    key = torch.unique_consecutive(key)
     return _unpack(key, num_nodes), key
 
 
