@@ -32,8 +32,8 @@ lint: .venv/installed
 
 # The stamps are newer than the files that decide what is installed, or the install runs again.
 .venv/installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo >&2 "weft needs Python 3.11 or newer, but python3.11 is missing and\
-	python3 is missing or older: install one, or name one with 'make PYTHON=/path/to/python'."; exit 1; }
+	@test -n "$(PYTHON)" || { echo >&2 "weft needs Python 3.11 or newer: neither python3.11 nor a" \
+		"python3 that is new enough was found. Name one with 'make PYTHON=/path/to/python'."; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing weft and its pinned dependencies into .venv: a few minutes, once."
 	@$(INSTALL) '.[dev]'
