@@ -157,7 +157,8 @@ def knn_graph(
         k = min(k, block - 1)
         if k < 1 or not num_graphs:  # nodes without any neighbour, or none at all
             edges = torch.empty(2, 0, dtype=torch.long, device=points.device)
-            return Graph(edges, points.new_zeros(0), num_nodes, max(1, num_graphs))
+            weights = squared_distances(points, edges)
+            return Graph(edges, weights, num_nodes, max(1, num_graphs))
         found = torch.cat(
             [neighbors(points[at : at + block], k) + at for at in range(0, num_nodes, block)]
         )
@@ -177,11 +178,13 @@ def pair_weights(
     squared: Tensor, kth_i: Tensor, kth_j: Tensor, kernel: Kernel, bandwidth: Bandwidth
 ) -> Tensor:
     """Weigh pairs by their squared distance and both ends' squared distance to the k-th."""
-    # The floor makes 0 / 0 zero: a bandwidth that underflows, a node on all its k neighbours.
-    tiny = torch.finfo(squared.dtype).tiny
-    eps_i, eps_j = (bandwidth(kth).clamp_min(tiny).sqrt() for kth in (kth_i, kth_j))
+    # A bandwidth may underflow, and a node may lie on all its k neighbours: 0 / 0 is then zero,
+    # with a gradient of zero too.
+    least = torch.finfo(squared.dtype).tiny / torch.finfo(squared.dtype).eps
+    eps_i, eps_j = (bandwidth(kth).clamp_min(least).sqrt() for kth in (kth_i, kth_j))
     scaled = squared / (eps_i * eps_j)  # the product of squares would overflow sooner
-    return kernel(scaled, squared / torch.maximum(kth_i, kth_j).clamp_min(tiny))
+    furthest = torch.maximum(kth_i, kth_j)
+    return kernel(scaled, squared / torch.where(furthest > least, furthest, 1.0))
 
 
 def _check_features(features: Tensor, k: int, kernel: Kernel) -> None:
