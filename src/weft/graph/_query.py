@@ -102,7 +102,11 @@ class AnchorGraph:
                 f"{tuple(queries.shape)}: encode them as the anchors were."
             )
         check_finite("queries", queries)
-        queries = queries.to(self.features.dtype)
+        rows = max(1, 2**22 // len(self.features))  # 32 MiB of distances at once
+        parts = [self._link(part) for part in queries.to(self.features.dtype).split(rows)]
+        return Links(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _link(self, queries: Tensor) -> Links:
         distances = torch.cdist(queries.double(), self.features.double())
         nearest = distances.topk(self.k, largest=False).indices
         squared = (queries[:, None] - self.features[nearest]).square().sum(2)
