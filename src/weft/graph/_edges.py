@@ -99,6 +99,14 @@ def laplacian_product(
     return _LaplacianProduct.apply(weights, x, edges)  # pyright: ignore[reportReturnType]
 
 
+def inner_products(
+    points: Float[Tensor, "n d"], i: Int[Tensor, " m"], j: Int[Tensor, " m"]
+) -> Float[Tensor, " m"]:
+    """Return <x_i, x_j> for pairs in lexicographic order, without gradient."""
+    pattern = csr_matrix(row_starts(i, len(points)), j, points.new_zeros(len(i)))
+    return torch.sparse.sampled_addmm(pattern, points, points.T, beta=0).values()
+
+
 def _differences(x: Tensor, edges: Tensor) -> Tensor:
     return x.index_select(-2, edges[0]) - x.index_select(-2, edges[1])
 
@@ -120,19 +128,13 @@ def _distances_from_products(features: Tensor, edges: Tensor) -> Tensor:
     points -= points.mean(0)
     i, j = edges
     node = torch.arange(len(points), device=i.device)
-    norms = _inner_products(points, node, node)
+    norms = inner_products(points, node, node)
     sums = norms[i] + norms[j]
-    squared = sums - 2 * _inner_products(points, i, j)
+    squared = sums - 2 * inner_products(points, i, j)
     close = (squared < 1e-6 * sums).nonzero().squeeze(1)
     squared = squared.float()
     squared[close] = _distances_from_differences(features, edges[:, close])
     return squared
-
-
-def _inner_products(points: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Return <x_i, x_j> for pairs in lexicographic order."""
-    empty = csr_matrix(row_starts(i, len(points)), j, points.new_zeros(len(i)))
-    return torch.sparse.sampled_addmm(empty, points, points.T, beta=0).values()
 
 
 class _SquaredDistances(torch.autograd.Function):

@@ -2,18 +2,21 @@
 
 A search is an object that maps (features, k) to indices. The exact one certifies its answer:
 matrix products find candidates fast but round, so a row whose k-th place is closer to its
-rivals than the rounding error is searched again, in float64 and at last by direct differences.
+rivals than the rounding error is chosen again among its candidates in float64, then searched
+again in float64, and at last by direct differences.
 The result is then the same on every device, and ties go to the lower index.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weft._check import check_finite, check_floating
+from weft.graph._edges import inner_products
 
 
 class Neighbors(Protocol):
@@ -29,7 +32,7 @@ class ExactNeighbors:
     """Exact Euclidean neighbours, deterministic, in bounded memory on the tensor's device.
 
     Args:
-        chunk_bytes: size of the largest block of distances; `None` takes 4 MiB on a CPU, which
+        chunk_bytes: size of the largest block of distances; `None` takes 2 MiB on a CPU, which
             stays in cache, and 256 MiB elsewhere.
     """
 
@@ -55,30 +58,31 @@ class ExactNeighbors:
         if features.dtype == torch.float32 and _float32_products_are_exact():
             centred = points - points.mean(0)  # smaller norms, smaller rounding errors
             with torch.autocast(points.device.type, enabled=False):
-                rows = self._search(centred.float(), k, rows, found)
-        rows = self._search(points, k, rows, found)
+                unsure = self._search(centred.float(), k, rows, found, spare=8)
+            rows = unsure.choose(centred, k, found)
+        rows = self._search(points, k, rows, found).rows
         self._search_directly(points, k, rows, found)
         return found
 
-    def _search(self, points: Tensor, k: int, rows: Tensor, found: Tensor) -> Tensor:
-        """Fill `found` for `rows` by matrix products; return the rows that stay uncertain."""
+    def _search(
+        self, points: Tensor, k: int, rows: Tensor, found: Tensor, spare: int = 0
+    ) -> "_Candidates":
+        """Fill `found` for `rows` by matrix products; return what stays uncertain."""
         if not len(rows):
-            return rows
+            return _Candidates(rows, found[rows], points.new_zeros(0))
         norms = points.square().sum(1)
-        # |fl(<x, y>) - <x, y>| <= gamma |x| |y|, and the same order for the two norms.
-        unit = torch.finfo(points.dtype).eps / 2
-        gamma = 2 * (points.shape[1] + 4) * unit
-        uncertain = []
+        count = min(k + 1 + spare, len(points) - 1)
+        values, indices = [], []
         for part in rows.split(self._rows_per_chunk(points)):
             distances = torch.addmm(norms, points[part], points.T, alpha=-2)  # less |x_i|^2
-            distances[torch.arange(len(part), device=part.device), part] = torch.inf
-            values, indices = _smallest(distances, min(k + 1, len(points) - 1))
-            found[part] = indices[:, :k]
-            gaps = values.diff(dim=1)[:, max(0, k - 2) : k]  # between the k-th and its rivals
-            error = gamma * (norms[part] + norms.max())
-            certain = (gaps > 2 * error[:, None]).all(1)  # false where anything overflowed
-            uncertain.append(part[~certain])
-        return torch.cat(uncertain)
+            distances.scatter_(1, part[:, None], torch.inf)
+            for kept, new in zip((values, indices), _smallest(distances, count), strict=True):
+                kept.append(new)
+        values, indices = torch.cat(values), torch.cat(indices)
+        found[rows] = indices[:, :k]
+        error = _rounding(points, norms, rows)
+        unsure = (~_are_certain(values, k, error)).nonzero().squeeze(1)
+        return _Candidates(rows[unsure], indices[unsure], (values[:, -1] - error)[unsure])
 
     def _search_directly(self, points: Tensor, k: int, rows: Tensor, found: Tensor) -> None:
         """Fill `found` for `rows` by direct differences: equal points have equal distances."""
@@ -88,12 +92,56 @@ class ExactNeighbors:
             distances = torch.cdist(
                 points[part], points, compute_mode="donot_use_mm_for_euclid_dist"
             )
-            distances[torch.arange(len(part), device=part.device), part] = torch.inf
+            distances.scatter_(1, part[:, None], torch.inf)
             found[part] = distances.sort(dim=1, stable=True).indices[:, :k]
 
     def _rows_per_chunk(self, points: Tensor) -> int:
-        chunk_bytes = self.chunk_bytes or (2**22 if points.device.type == "cpu" else 2**28)
+        chunk_bytes = self.chunk_bytes or (2**21 if points.device.type == "cpu" else 2**28)
         return max(1, chunk_bytes // (points.element_size() * max(1, len(points))))
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Rows whose neighbours are uncertain, and a few more candidates than needed for each.
+
+    Args:
+        rows: the rows, ascending.
+        indices: candidates of each row.
+        beyond: no other point is nearer than this squared distance, |x_i|^2 subtracted.
+    """
+
+    rows: Int[Tensor, " r"]
+    indices: Int[Tensor, "r c"]
+    beyond: Float[Tensor, " r"]
+
+    def choose(self, points: Tensor, k: int, found: Tensor) -> Tensor:
+        """Fill `found` from the candidates by float64 products; return what stays uncertain."""
+        count = self.indices.shape[1]
+        indices = self.indices.sort(dim=1).values
+        products = inner_products(points, self.rows.repeat_interleave(count), indices.flatten())
+        norms = points.square().sum(1)
+        values, order = (norms[indices] - 2 * products.view_as(indices)).sort(dim=1)
+        found[self.rows] = indices.gather(1, order)[:, :k]
+        error = _rounding(points, norms, self.rows)
+        certain = _are_certain(values, k, error)
+        if count < len(points) - 1:
+            certain &= values[:, k - 1] + error < self.beyond
+        return self.rows[~certain]
+
+
+def _rounding(points: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
+    """Bound the rounding error of squared distances that are computed by products.
+
+    |fl(<x, y>) - <x, y>| <= gamma |x| |y|, and the same order for the two norms.
+    """
+    gamma = (points.shape[1] + 4) * torch.finfo(points.dtype).eps
+    return gamma * (norms[rows] + norms.max())
+
+
+def _are_certain(values: Tensor, k: int, error: Tensor) -> Tensor:
+    """Tell where the k-th of ascending values is further from its rivals than the errors."""
+    gaps = values.diff(dim=1)[:, max(0, k - 2) : k]
+    return (gaps > 2 * error[:, None]).all(1)  # false where anything overflowed
 
 
 @dataclass(frozen=True)
@@ -196,24 +244,30 @@ def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]
 
     `topk` costs several times the matrix product before it. The minima of 4 x `count` buckets
     bound the `count`-th smallest entry from above, since `count` of them lie below it; only the
-    few entries under that bound are sorted.
+    few entries under that bound are sorted. NumPy partitions and sorts with vector instructions.
     """
     num_rows, num_columns = values.shape
     buckets = 4 * count
     depth = num_columns // buckets
-    if depth < 3:
+    if depth < 3 or values.device.type != "cpu":
         return values.topk(count, largest=False)
-    minima = values[:, : depth * buckets].unflatten(1, (depth, buckets)).amin(1)
-    bound = minima.topk(count, largest=False, sorted=False).values.amax(1, keepdim=True)
-    row, column = (values <= bound).nonzero(as_tuple=True)
-    in_row = torch.bincount(row, minlength=num_rows)
-    place = torch.arange(len(row), device=row.device) - (in_row.cumsum(0) - in_row)[row]
-    short = values.new_full((num_rows, int(in_row.max())), torch.inf)
-    columns = torch.zeros(short.shape, dtype=torch.long, device=row.device)
-    short[row, place] = values[row, column]
-    columns[row, place] = column
-    smallest, places = short.topk(count, largest=False)
-    return smallest, columns.gather(1, places)
+    table = values.numpy()
+    minima = table[:, : depth * buckets].reshape(num_rows, depth, buckets).min(1)
+    bound = np.partition(minima, count - 1, axis=1)[:, count - 1, None]
+    under = table <= bound
+    at = np.flatnonzero(under)
+    in_row = np.count_nonzero(under, axis=1)
+    width = max(count, in_row.max())
+    start = in_row.cumsum() - in_row
+    row = np.arange(num_rows)
+    to = np.arange(len(at)) + np.repeat(row * width - start, in_row)
+    short = np.full((num_rows, width), np.inf, table.dtype)
+    columns = np.zeros((num_rows, width), np.int64)
+    short.reshape(-1)[to] = table.reshape(-1)[at]
+    columns.reshape(-1)[to] = at - np.repeat(row * num_columns, in_row)
+    order = short.argsort(axis=1)[:, :count]
+    smallest, places = (np.take_along_axis(part, order, 1) for part in (short, columns))
+    return torch.from_numpy(smallest), torch.from_numpy(places)
 
 
 def _drop_self(found: Int[Tensor, "n k+1"]) -> Int[Tensor, "n k"]:
