@@ -26,11 +26,12 @@ def values(field: dataclasses.Field) -> st.SearchStrategy:
 
 
 tables = st.fixed_dictionaries({}, optional={field.name: values(field) for field in FIELDS}).map(
-    # The two rules that tie fields together.
+    # The three rules that tie fields together.
     lambda table: (
         table
         | ({"unlabelled": 0} if table.get("head") == "softmax" else {})
         | ({"patience": 0} if not table.get("valid_fraction") else {})
+        | ({"pretrain": 0} if table.get("augment", "none") == "none" else {})
     )
 )
 
@@ -90,6 +91,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path):
         ),
         ({"kernel": 3}, "`kernel` must be one of gaussian, tapered, got 3: choose from"),
         ({"head": "softmax", "unlabelled": 9}, "`unlabelled` needs a graph .* got 9"),
+        ({"pretrain": 9}, "`pretrain` compares random views .* got pretrain = 9"),
         ({"patience": 3}, "`patience` needs validation samples, got patience = 3"),
     ],
 )

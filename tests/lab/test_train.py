@@ -10,6 +10,7 @@ import torch
 
 from weft.lab import train as training
 from weft.lab._batches import Sampler
+from weft.lab._trained import load_trained
 from weft.lab.data import split_labels
 from weft.lab.recipe import Recipe
 from weft.lab.runs import CHECKPOINT, METRICS, Run
@@ -50,6 +51,28 @@ def test_training_lowers_the_loss_and_says_how_it_ended(tmp_path, head):
     assert losses[-1] < 0.7 * losses[0]
     assert result["epochs"] == result["best_epoch"] == 6
     assert result["train_loss"] == losses[-1]
+
+
+def test_pretraining_goes_before_the_first_epoch_and_is_not_done_twice(tmp_path, monkeypatch):
+    whole, killed = (make(tmp_path / name, pretrain=5) for name in ("whole", "killed"))
+    train(whole)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("weft.lab.train.Trainer.run_epoch", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed)
+    with pytest.raises(ValueError, match="must be a trained run"):
+        load_trained(killed)
+    with monkeypatch.context() as patch:
+        patch.setattr("weft.lab.train.Trainer.pretrain", die)
+        train(killed)
+    assert killed.metrics() == whole.metrics()
+    plain = make(tmp_path / "plain")
+    train(plain)
+    assert plain.metrics() != whole.metrics()
 
 
 def test_the_same_recipe_gives_the_same_numbers(tmp_path, head):

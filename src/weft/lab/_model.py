@@ -48,13 +48,14 @@ def build_model(recipe: Recipe, data: Dataset, split: Split) -> nn.Module:
 def serving_anchors(recipe: Recipe, data: Dataset, split: Split) -> Tensor:
     """Choose what predictions lean on: rows of the training part.
 
-    Labelled samples, `anchors_served` of each class or all, and as many unlabelled ones as the
-    graphs of the training had, so that serving sees what training saw.
+    Labelled samples, `anchors_served` of each class or all, and `unlabelled_served`
+    unlabelled ones; by default as many as the graphs of the training had.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     labels = data.train_labels[split.labelled]
     chosen = choose_anchors(labels, recipe.anchors_served or len(labels), generator=generator)
-    some = torch.randperm(len(split.unlabelled), generator=generator)[: recipe.unlabelled]
+    most = recipe.unlabelled_served or recipe.unlabelled
+    some = torch.randperm(len(split.unlabelled), generator=generator)[:most]
     return torch.cat([split.labelled[chosen], split.unlabelled[some]])
 
 

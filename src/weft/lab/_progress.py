@@ -17,10 +17,13 @@ class TrainingProgress:
         name: what is being trained.
         epochs: epochs in all.
         steps: steps per epoch.
+        pretrain: steps before the first epoch.
         start: epochs already done, by the run that this one continues.
     """
 
-    def __init__(self, name: str, *, epochs: int, steps: int, start: int = 0) -> None:
+    def __init__(
+        self, name: str, *, epochs: int, steps: int, pretrain: int = 0, start: int = 0
+    ) -> None:
         self._name, self._epochs, self._epoch = name, epochs, start
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -35,8 +38,8 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task(
             name,
-            total=epochs * steps,
-            completed=start * steps,
+            total=pretrain + epochs * steps,
+            completed=pretrain + start * steps if start else 0,
             epoch=start,
             epochs=epochs,
             facts="",
@@ -57,6 +60,12 @@ class TrainingProgress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+    def pretrain_step(self, samples: int, loss: float) -> None:
+        """Count one step of pretraining."""
+        self._samples += samples
+        self._loss = loss
+        self._bar.update(self._task, advance=1, facts=f"pretraining  {self._facts()}")
 
     def step(self, *, samples: int, loss: float) -> None:
         """Count one training step."""

@@ -50,7 +50,7 @@ def load_trained(run: Run) -> Trained:
         ValueError: the run has not finished an epoch.
     """
     state = run.load_checkpoint()
-    if state is None:
+    if state is None or state["epoch"] == 0:
         raise ValueError(
             f"{run.path} must be a trained run, got one without {CHECKPOINT}: "
             f"train it with `weft train {run.path} --resume`."

@@ -52,6 +52,7 @@ class Recipe:
     steps: int = _field(0, "steps per epoch; 0 = one pass over the labelled samples", least=0)
     batch_size: int = _field(250, "labelled samples per step", least=1)
     unlabelled: int = _field(0, "unlabelled nodes in each training graph", least=0)
+    pretrain: int = _field(0, "steps of contrastive pretraining, which sees no label", least=0)
     learning_rate: float = _field(2e-3, "peak of the one-cycle schedule (AdamW)", least=1e-9)
     weight_decay: float = _field(1e-4, "weight decay of AdamW", least=0)
     augment: Literal["none", "digits", "clothing", "natural", "vectors"] = _field(
@@ -66,6 +67,11 @@ class Recipe:
     anchors: int = _field(10, "labelled samples per class in each training graph", least=1)
     anchors_served: int = _field(
         100, "labelled samples per class that predictions lean on; 0 = all", least=0
+    )
+    unlabelled_served: int = _field(
+        0,
+        "unlabelled samples that predictions lean on; 0 = as many as in each training graph",
+        least=0,
     )
     anchor_refresh: Literal["random", "loss", "entropy", "none"] = _field(
         "random", "how the anchors of a training graph are chosen"
@@ -89,6 +95,11 @@ class Recipe:
             raise ValueError(
                 f"`unlabelled` needs a graph to put the samples in, got {self.unlabelled} "
                 "with the softmax head: use the graph head, or unlabelled = 0."
+            )
+        if self.pretrain and self.augment == "none":
+            raise ValueError(
+                f"`pretrain` compares random views of a sample, got pretrain = {self.pretrain} "
+                "with augment = none: choose the augmentation that fits the data."
             )
         if self.patience and not self.valid_fraction:
             raise ValueError(

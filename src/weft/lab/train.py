@@ -19,6 +19,7 @@ from weft.lab._batches import Batch, Sampler
 from weft.lab._model import build_model, restore
 from weft.lab._progress import TrainingProgress
 from weft.lab.data import Dataset, Split
+from weft.lab.pretrain import pretrain
 from weft.lab.recipe import Recipe
 from weft.lab.runs import Run
 
@@ -63,6 +64,20 @@ class Trainer:
         patience = self.recipe.patience
         tired = patience and self.best and self.epoch - self.best["epoch"] >= patience
         return bool(tired) or self.epoch >= self.recipe.epochs
+
+    def pretrain(self, progress: TrainingProgress) -> None:
+        """Train the backbone on views of all samples but those held out; no label is read."""
+        began = time.monotonic()
+        seen = torch.cat([self.split.labelled, self.split.unlabelled]).sort().values
+        pretrain(
+            self.model.get_submodule("backbone"),
+            self.inputs[seen],
+            self.augment,
+            self.generator,
+            steps=self.recipe.pretrain,
+            on_step=progress.pretrain_step,
+        )
+        self.seconds += time.monotonic() - began
 
     def run_epoch(self, progress: TrainingProgress) -> list[dict[str, Any]]:
         """Train one epoch and validate; returns the lines for the metrics."""
@@ -185,9 +200,16 @@ def train(run: Run) -> dict[str, Any]:
         trainer.load_state_dict(state)
     run.rewind_metrics(trainer.epoch)
     progress = TrainingProgress(
-        run.path.name, epochs=recipe.epochs, steps=trainer.sampler.steps, start=trainer.epoch
+        run.path.name,
+        epochs=recipe.epochs,
+        steps=trainer.sampler.steps,
+        pretrain=recipe.pretrain,
+        start=trainer.epoch,
     )
     with progress:
+        if recipe.pretrain and not state:
+            trainer.pretrain(progress)
+            run.save_checkpoint(trainer.state_dict())
         while not trainer.finished:
             lines = trainer.run_epoch(progress)
             # The metrics first: lines after the checkpoint's epoch are dropped when going on.
