@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weft.graph._edges import node_sums
-from weft.graph._graph import Graph, connected_components
+from weft.graph._graph import Graph, reachable
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +75,18 @@ class FreeSystem:
         return values.new_zeros(self.num_nodes, values.shape[1]).index_add(0, self.outside, carried)
 
 
+_FAINT = {torch.float32: 1e-5, torch.float64: 1e-9}
+"""Share of a node's degree below which an edge or a source is lost: ten times the default
+tolerance of the iterative solver, so that what depends on it would come out as noise."""
+
+
 def unreached(graph: Graph, sources: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
     """Return the nodes that no source can reach over edges that count.
 
     Where a component has no label and no decay the system is singular, and where it hangs on
-    edges beyond the precision of its dtype it might as well be. So an edge counts if it is not
-    lost against the degrees of its ends, and a source if it is not lost against its node's.
+    edges beyond the precision of its dtype it might as well be. So values flow along an edge into
+    a node if its weight is not lost against that node's degree, and a source counts likewise: a
+    far point that sees only labelled hubs is reached, whatever the hubs' degrees.
 
     Args:
         graph: the graph.
@@ -88,11 +94,5 @@ def unreached(graph: Graph, sources: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
             the unit of the weights.
     """
     weights = graph.weights.detach()
-    degrees = node_sums(weights, graph.edges, graph.num_nodes)
-    least = 8 * torch.finfo(weights.dtype).eps * degrees
-    i, j = graph.edges
-    counts = (weights > torch.maximum(least[i], least[j])).nonzero().squeeze(1)
-    component = connected_components(graph.edges[:, counts], graph.num_nodes)
-    grounded = torch.zeros(graph.num_nodes, dtype=torch.bool, device=weights.device)
-    grounded[component[sources.detach() > least]] = True
-    return ~grounded[component]
+    faint = _FAINT[weights.dtype] * node_sums(weights, graph.edges, graph.num_nodes)
+    return ~reachable(graph.edges, weights, faint, sources.detach() > faint)

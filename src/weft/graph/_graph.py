@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from scipy.sparse import csgraph
 from torch import Tensor
@@ -208,6 +208,30 @@ def connected_components(edges: Int[Tensor, "2 e"], num_nodes: int) -> Int[Tenso
     pattern = sparse.coo_array((np.ones(len(i), np.int8), (i, j)), (num_nodes, num_nodes))
     _, component = csgraph.connected_components(pattern, directed=False)
     return torch.from_numpy(component.astype(np.int64)).to(edges.device)
+
+
+def reachable(
+    edges: Int[Tensor, "2 e"],
+    weights: Float[Tensor, " e"],
+    least: Float[Tensor, " n"],
+    start: Bool[Tensor, " n"],
+) -> Bool[Tensor, " n"]:
+    """Return which nodes a walk from `start` can enter; SciPy searches, on the CPU.
+
+    An edge is passed where its weight is above `least` of the node it enters.
+    """
+    i, j = edges.cpu().numpy()
+    weight, bound, first = (part.cpu().numpy() for part in (weights, least, start))
+    into_j, into_i, first = weight > bound[j], weight > bound[i], np.flatnonzero(first)
+    # The search has one node to begin with: one more, which leads to all of `start`.
+    num_nodes = len(bound)
+    tail = np.concatenate([i[into_j], j[into_i], np.full(len(first), num_nodes)])
+    head = np.concatenate([j[into_j], i[into_i], first])
+    pattern = sparse.coo_array((np.ones(len(tail)), (tail, head)), (num_nodes + 1, num_nodes + 1))
+    entered = csgraph.breadth_first_order(pattern, num_nodes, return_predecessors=False)
+    reached = torch.zeros(num_nodes + 1, dtype=torch.bool)
+    reached[torch.from_numpy(entered.astype(np.int64))] = True
+    return reached[:-1].to(edges.device)
 
 
 def unique_edges(
