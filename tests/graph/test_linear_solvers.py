@@ -163,8 +163,16 @@ def test_a_singular_system_without_solution_raises(random_graph, generator):
     zeros = torch.zeros(20, dtype=torch.float64)
     with pytest.raises(ConvergenceError, match="relative residual"):
         solve(ConjugateGradient(max_iterations=200), graph, zeros, rhs)
-    with pytest.raises(ValueError, match=r"must be positive definite.*label one of its nodes"):
-        solve(Cholesky(), graph, zeros - 1e-9, rhs)
+    for diagonal in (zeros, zeros - 1e-9):
+        with pytest.raises(ValueError, match=r"must be positive definite.*label one of its nodes"):
+            solve(Cholesky(), graph, diagonal, rhs)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_singular_matrix_is_refused_whatever_its_last_pivot_rounds_to(random_graph, seed):
+    graph = random_graph(40, 120, seed)
+    with pytest.raises(ValueError, match="must be positive definite"):
+        Cholesky().factor(graph.edges, graph.weights, torch.zeros(40).double(), 1)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
@@ -175,6 +183,22 @@ def test_a_node_with_neither_edge_nor_diagonal_is_refused(system, solver):
     weights[(graph.edges == 5).any(0)] = 0
     with pytest.raises(ValueError, match="must be positive definite"):
         solve(solver, graph.with_weights(weights), diagonal, rhs)
+
+
+def test_float32_cholesky_resolves_a_cluster_that_hangs_on_a_thin_edge():
+    # Two complete graphs of 40 nodes and one edge of weight 1e-4 between them; one node grounded.
+    i, j = torch.combinations(torch.arange(40)).T
+    edges = torch.cat(
+        [torch.stack([i, j]), torch.tensor([[39], [40]]), torch.stack([i, j]) + 40], 1
+    )
+    weights = torch.ones(edges.shape[1])
+    weights[len(i)] = 1e-4
+    diagonal = torch.zeros(80)
+    diagonal[0] = 1.0
+    rhs = diagonal[:, None].clone()  # the solution is one everywhere
+    factor = Cholesky().factor(edges, weights, diagonal, 1)
+    solution, _ = Cholesky().solve(factor, rhs)
+    assert_close(solution, torch.ones(80, 1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("rtol", [0.0, 1.0, -1e-3, float("nan")])
