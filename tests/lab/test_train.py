@@ -281,6 +281,13 @@ def test_one_label_per_class_cannot_train_a_graph_head():
         sampler(labels=10)
 
 
+@pytest.mark.parametrize(("data", "augment"), [("digits", "vectors"), ("moons", "digits")])
+def test_an_augmentation_of_another_kind_of_data_is_refused(data, augment):
+    recipe = Recipe(data=data, augment=augment)
+    with pytest.raises(ValueError, match=f"`augment` must fit the data, got {augment}, which"):
+        Trainer(recipe, *recipe.load_data())
+
+
 def test_the_number_of_steps_can_be_set():
     chosen, _ = sampler(head="softmax", steps=12)
     assert [len(batch.queries) for batch in chosen.epoch()] == [20] * 12

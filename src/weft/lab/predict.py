@@ -2,6 +2,7 @@
 
 import csv
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,13 @@ def predict(run: Run, source: Path, output: Path, *, context: str = "whole") -> 
         How many samples were predicted.
 
     Raises:
+        ValueError: the directory of `output` does not exist.
         DataError: the source cannot be read, or does not fit what the run was trained on.
     """
+    if not output.parent.is_dir():
+        raise ValueError(
+            f"`output` must lie in a directory, got {output} in none: make {output.parent} first."
+        )
     trained = load_trained(run)
     names, inputs = load_inputs(source, trained.data)
     company = {"whole": Whole(), "batch": Batches(run.recipe.batch_size), "query": Queries()}
@@ -96,7 +102,7 @@ def _read_npz(path: Path) -> np.ndarray:
             held = ", ".join(archive.files) or "nothing"
     except FileNotFoundError:
         raise DataError(f"{path} is missing: give the path of {wanted}.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not {wanted}: {first_line(error)}") from None
     raise DataError(f"{path} must be {wanted}, but holds {held}.")
 

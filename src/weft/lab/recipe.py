@@ -168,12 +168,23 @@ class Recipe:
         budget = self.labels or None
         return data, split_labels(data.train_labels, budget, self.valid_fraction, self.seed)
 
-    def build_augmentation(self) -> "Callable[[Tensor, Generator], Tensor]":
-        """Return what changes a batch of training inputs at random."""
+    def build_augmentation(self, data: "Dataset") -> "Callable[[Tensor, Generator], Tensor]":
+        """Return what changes a batch of training inputs at random.
+
+        Raises:
+            ValueError: images are to be changed as vectors, or the other way round.
+        """
         from weft.lab import augment
 
         if self.augment == "none":
             return lambda inputs, generator: inputs
+        if (data.image_shape is None) != (self.augment == "vectors"):
+            kind = "vectors" if self.augment == "vectors" else "images"
+            other = "vectors" if data.image_shape is None else "images"
+            raise ValueError(
+                f"`augment` must fit the data, got {self.augment}, which changes {kind}, for the "
+                f"{other} of {data.name}: take another, or none."
+            )
         return getattr(augment, self.augment.upper())
 
     def build_head(self, num_classes: int) -> "nn.Module":

@@ -44,7 +44,7 @@ class Trainer:
         self.model = build_model(recipe, data, split)
         if isinstance(self.model, GraphClassifier):
             self._serving = self.model.anchor_inputs, self.model.anchor_labels
-        self.augment = recipe.build_augmentation()
+        self.augment = recipe.build_augmentation(data)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
