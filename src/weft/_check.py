@@ -51,8 +51,9 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 def check_mask(name: str, mask: Tensor, shape: torch.Size) -> None:
     """Refuse anything but a boolean tensor of the given shape."""
-    if mask.dtype != torch.bool:
-        raise TypeError(f"`{name}` must be a boolean mask, got {mask.dtype}: compare, do not cast.")
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"`{name}` must be a boolean mask, got {came}: compare, do not cast.")
     if mask.shape != shape:
         raise ValueError(
             f"`{name}` must have shape {tuple(shape)}, got {tuple(mask.shape)}: one entry per node."

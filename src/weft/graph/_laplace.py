@@ -84,27 +84,27 @@ def laplace_learning(
     _check_shapes(graph, labels, known)
     with torch.autocast(graph.weights.device.type, enabled=False):
         known = known.reshape(-1)
-        labels = labels.reshape(graph.num_nodes, -1).to(graph.weights.dtype)
+        labels = labels.reshape(graph.num_nodes, shape[-1]).to(graph.weights.dtype)
         labels = torch.where(known[:, None], labels, 0.0)
         check_finite("labels", labels.detach())
-        decay = _per_node("tau", tau, graph)
+        decay = per_node("tau", tau, graph)
         rhs = torch.zeros_like(labels)
         if source is not None:
-            check_finite("source", source.detach())
+            _check_source(source, shape)
             rhs = rhs + source.reshape(labels.shape).to(labels.dtype)
         if fidelity is None:
             fixed = known
         else:
-            pull = torch.where(known, _per_node("fidelity", fidelity, graph), 0.0)
+            pull = torch.where(known, per_node("fidelity", fidelity, graph), 0.0)
             decay, rhs = decay + pull, rhs + pull[:, None] * labels
             fixed = torch.zeros_like(known)
         lost = _find_unreached(graph, fixed, decay, unreached)
         values = torch.where(fixed[:, None], labels, 0.0)
-        if unreached is Unreached.UNIFORM:
-            values = torch.where(lost[:, None], 1 / labels.shape[1], values)
         scores = _solve_free(graph, fixed | lost, values, decay, rhs, solver, log)
         if normalization is not None:
             scores = normalization(scores, labels, known, graph.num_graphs)
+        if unreached is Unreached.UNIFORM:
+            scores = torch.where(lost[:, None], 1 / labels.shape[1], scores)
     return scores.reshape(shape)
 
 
@@ -117,10 +117,8 @@ def _solve_free(
     solver: LinearSolver | None,
     log: SolveLog | None,
 ) -> Tensor:
-    """Solve on the free nodes; fixed ones keep their values."""
+    """Solve on the free nodes, which may be none; fixed ones keep their values."""
     system = FreeSystem.of(graph, fixed)
-    if not len(system.nodes):
-        return values
     inside = solve_system(
         system.weights,
         system.diagonal() + decay.index_select(0, system.nodes),
@@ -143,13 +141,13 @@ def _find_unreached(graph: Graph, fixed: Tensor, decay: Tensor, policy: Unreache
     return lost
 
 
-def _per_node(name: str, value: float | Tensor, graph: Graph) -> Tensor:
+def per_node(name: str, value: float | Tensor, graph: Graph) -> Tensor:
     """Return a number or tensor as one value per node, checked."""
     value = torch.as_tensor(value, dtype=graph.weights.dtype, device=graph.weights.device)
     if value.numel() not in (1, graph.num_nodes):
         raise ValueError(
             f"`{name}` must be one number or one per node ({graph.num_nodes}), "
-            f"got shape {tuple(value.shape)}."
+            f"got shape {tuple(value.shape)}: reshape it."
         )
     if not ((value >= 0) & value.isfinite()).all():
         raise ValueError(
@@ -160,9 +158,24 @@ def _per_node(name: str, value: float | Tensor, graph: Graph) -> Tensor:
 
 
 def _check_shapes(graph: Graph, labels: Tensor, known: Tensor) -> None:
-    if labels.ndim not in (2, 3) or labels.shape[:-1].numel() != graph.num_nodes:
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"`labels` must be a tensor, got {type(labels).__name__}: "
+            "pass (n, classes), such as one_hot(labels, classes)."
+        )
+    rows, classes = labels.shape[:-1].numel(), labels.shape[-1] if labels.ndim else 0
+    if labels.ndim not in (2, 3) or rows != graph.num_nodes or not classes:
         raise ValueError(
             f"`labels` must have one row for each of the {graph.num_nodes} nodes, got shape "
             f"{tuple(labels.shape)}: pass (n, classes), such as one_hot(labels, classes)."
         )
     check_mask("known", known, labels.shape[:-1])
+
+
+def _check_source(source: Tensor, shape: torch.Size) -> None:
+    if source.shape != shape:
+        raise ValueError(
+            f"`source` must have the shape of `labels`, {tuple(shape)}, got "
+            f"{tuple(source.shape)}: one entry per node and class."
+        )
+    check_finite("source", source.detach())

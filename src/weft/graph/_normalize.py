@@ -49,13 +49,14 @@ class ClassMass:
 
     def __call__(self, scores: Tensor, labels: Tensor, known: Tensor, num_graphs: int) -> Tensor:
         """Return scores with class masses in proportion to the priors."""
-        if not _acts(known, self.below):
+        acts = _acts(known, num_graphs, self.below)
+        if not acts.any():
             return scores
         share, mass, free = _class_shares(scores, labels, known, num_graphs, self.priors)
         blocks = scores.view(num_graphs, -1, scores.shape[1])
         # A class without any mass has nothing to scale.
         scaled = blocks * torch.where(mass > 0, share / torch.where(mass > 0, mass, 1.0), 1.0)
-        return torch.where(free, _with_row_sums(scaled, blocks), blocks).view(scores.shape)
+        return torch.where(free & acts, _with_row_sums(scaled, blocks), blocks).view(scores.shape)
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,19 @@ class Centering:
 
     def __call__(self, scores: Tensor, labels: Tensor, known: Tensor, num_graphs: int) -> Tensor:
         """Return scores with class means moved to the shares of the labels."""
-        if not _acts(known, self.below):
+        acts = _acts(known, num_graphs, self.below)
+        if not acts.any():
             return scores
         share, mass, free = _class_shares(scores, labels, known, num_graphs, None)
         blocks = scores.view(num_graphs, -1, scores.shape[1])
         shifted = (blocks - mass + share * mass.sum(-1, keepdim=True)).clamp_min(0)
-        return torch.where(free, _with_row_sums(shifted, blocks), blocks).view(scores.shape)
+        return torch.where(free & acts, _with_row_sums(shifted, blocks), blocks).view(scores.shape)
 
 
-def _acts(known: Tensor, below: float) -> bool:
-    share = known.float().mean().item() if known.numel() else 1.0
-    return 0 < share < below
+def _acts(known: Tensor, num_graphs: int, below: float) -> Tensor:
+    """Return for each graph whether its share of known nodes is small enough, and not zero."""
+    share = known.view(num_graphs, -1).double().mean(1)[:, None, None]
+    return (share > 0) & (share < below)
 
 
 def _class_shares(
@@ -97,21 +100,31 @@ def _class_shares(
     num_graphs: int,
     priors: tuple[float, ...] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return per graph the classes' shares of the labels, their mean scores, and who is free."""
+    """Return per graph the classes' shares of the labels, their mean scores, and who is free.
+
+    The mean is over free nodes that some label reaches.
+    """
     classes = scores.shape[1]
     if priors is not None and len(priors) != classes:
         raise ValueError(f"`priors` must have {classes} entries, one per class, got {len(priors)}.")
+    if (labels < 0).any():
+        raise ValueError(
+            "`labels` must not be negative for their classes to have masses, got "
+            f"{labels.min().item():g}: pass normalization=None to spread other numbers."
+        )
     free = ~known.view(num_graphs, -1, 1)
     total = labels.view(num_graphs, -1, classes).sum(1, keepdim=True)
     if priors is not None:
         total = scores.new_tensor(priors).expand_as(total)
     share = total / total.sum(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
     blocks = scores.view(num_graphs, -1, classes)
-    mass = (blocks * free).sum(1, keepdim=True) / free.sum(1, keepdim=True).clamp_min(1)
+    reached = free & (blocks.detach() != 0).any(-1, keepdim=True)
+    mass = (blocks * free).sum(1, keepdim=True) / reached.sum(1, keepdim=True).clamp_min(1)
     return share, mass, free
 
 
 def _with_row_sums(rows: Tensor, like: Tensor) -> Tensor:
-    """Scale rows to the row sums of `like`; rows of zeros stay zero."""
+    """Scale rows to the row sums of `like`; where they have none, return `like`."""
     total = rows.sum(-1, keepdim=True)
-    return rows * torch.where(total > 0, like.sum(-1, keepdim=True) / total.clamp_min(1e-30), 0.0)
+    wanted = like.sum(-1, keepdim=True)
+    return torch.where(total > 0, rows * (wanted / torch.where(total > 0, total, 1.0)), like)
