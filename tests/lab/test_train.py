@@ -288,6 +288,12 @@ def test_an_augmentation_of_another_kind_of_data_is_refused(data, augment):
         Trainer(recipe, *recipe.load_data())
 
 
+def test_an_epoch_that_asks_nothing_is_refused(tmp_path):
+    run = make(tmp_path / "run", head="graph", labels=20, batch_size=1, steps=1, epochs=50)
+    with pytest.raises(ValueError, match=r"must ask about a sample, .* raise `batch_size` \(now 1"):
+        train(run)
+
+
 def test_the_number_of_steps_can_be_set():
     chosen, _ = sampler(head="softmax", steps=12)
     assert [len(batch.queries) for batch in chosen.epoch()] == [20] * 12

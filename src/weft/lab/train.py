@@ -91,6 +91,11 @@ class Trainer:
             num_right += right
             num_asked += len(batch.queries)
             progress.step(samples=len(batch.queries), loss=loss)
+        if not num_asked:
+            raise ValueError(
+                f"An epoch must ask about a sample, got anchors only in epoch {number}: "
+                f"raise `batch_size` (now {self.recipe.batch_size})."
+            )
         if isinstance(self.model, GraphClassifier):
             self.model.set_anchors(*self._serving)
         self.epoch = number
