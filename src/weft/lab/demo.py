@@ -17,7 +17,7 @@ GRAPH = dataclasses.replace(SOFTMAX, head="graph", unlabelled=300)
 def demo(directory: Path) -> list[Path]:
     """Train and evaluate both below a directory, and write `report.html` into it.
 
-    What an earlier call has done there already is not done again.
+    What an earlier call has trained there is not trained again.
 
     Returns:
         The two run directories.
