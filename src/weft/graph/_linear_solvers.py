@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weft._check import ConvergenceError
-from weft.graph._edges import csr_matrix, csr_pattern, csr_product, node_sums
+from weft.graph._edges import csr_matrix, csr_pattern, node_sums
 
 DENSE_UP_TO = 500
 """Nodes per graph up to which dense Cholesky is the default: measured crossover on a CPU."""
@@ -84,17 +84,21 @@ class ConjugateGradient:
             raise ValueError(f"`max_iterations` must be positive, got {self.max_iterations}.")
 
     def factor(self, edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> list:
-        """Return the matrix in CSR: row starts, columns, off-diagonal weights, diagonal."""
+        """Return the matrix in CSR: row starts, columns, weights, scaled weights, diagonal."""
         del num_graphs  # blocks are just sparsity here
         row_start, columns, edge_of = csr_pattern(edges, len(diagonal))
         # Summed in float64: the residual is computed with the matrix that was meant.
         total = node_sums(weights.double(), edges, len(diagonal)) + diagonal.double()
-        return [row_start, columns, weights[edge_of], total]
+        root = total.rsqrt()
+        scaled = weights * (root[edges[0]] * root[edges[1]]).to(weights.dtype)
+        # MKL takes 32-bit indices; others it would convert in every product.
+        return [row_start.int(), columns.int(), weights[edge_of], scaled[edge_of], total]
 
     def solve(self, factor: list[Tensor], rhs: Tensor) -> tuple[Tensor, Tensor]:
         """Iterate until every column meets the tolerance."""
         rtol = self.rtol or (1e-6 if rhs.dtype == torch.float32 else 1e-10)
-        return _conjugate_gradient(*factor, rhs, rtol, self.max_iterations)
+        with torch.autocast(rhs.device.type, enabled=False):  # it would round the products
+            return _conjugate_gradient(*factor, rhs, rtol, self.max_iterations)
 
 
 def default_solver(num_nodes: int, num_graphs: int) -> LinearSolver:
@@ -142,6 +146,7 @@ def _conjugate_gradient(
     row_start: Tensor,
     columns: Tensor,
     weights: Tensor,
+    scaled: Tensor,
     diagonal: Tensor,
     rhs: Tensor,
     rtol: float,
@@ -152,22 +157,24 @@ def _conjugate_gradient(
             "the system must be positive definite, but its diagonal is not positive at node "
             f"{int((~(diagonal > 0)).nonzero()[0])}: give the node an edge, decay or a label."
         )
-    inner = csr_matrix(row_start, columns, weights)
+    inner = csr_matrix(row_start, columns, scaled)
     outer = csr_matrix(row_start, columns, weights.double())
     scale = _column_norms(rhs.double())
     sound = scale.isfinite()
     target = torch.where(sound, rhs.double() / torch.where(scale > 0, scale, 1.0), 0.0)
+    largest = diagonal.max() if len(diagonal) else 1.0
+    relative = (diagonal / largest)[:, None]
     solution = torch.zeros_like(target)
     remainder = target
     left = max_iterations
     residual = target.norm(dim=0)
     # Float32 gains about six digits before its recurrence drifts; then start afresh.
-    goal = max(rtol, 1e-5) if rhs.dtype == torch.float32 else rtol
+    goal = max(rtol, 1e-6) if rhs.dtype == torch.float32 else rtol
     while not (residual <= rtol).all():
         bound = (goal / 2 * residual).clamp_min(rtol / 2)
-        steps, update = _iterate(inner, diagonal.to(rhs.dtype), remainder, bound, left)
-        solution = solution + update
-        remainder = target - (diagonal[:, None] * solution - csr_product(outer, solution))
+        steps, update = _iterate(inner, relative, remainder / relative.sqrt(), bound, left)
+        solution = solution + update / relative.sqrt() / largest
+        remainder = target - (diagonal[:, None] * solution - outer @ solution)
         previous, residual = residual, remainder.norm(dim=0)
         left -= steps
         stuck = not (residual.max() < 0.5 * previous.max())  # also stops at NaN
@@ -191,32 +198,34 @@ def _column_norms(columns: Tensor) -> Tensor:
 
 
 @_conjugate_gradient.register_fake
-def _(row_start, columns, weights, diagonal, rhs, rtol, max_iterations):
+def _(row_start, columns, weights, scaled, diagonal, rhs, rtol, max_iterations):
     return torch.empty_like(rhs), rhs.new_empty(rhs.shape[1])
 
 
 def _iterate(
     adjacency: Tensor, diagonal: Tensor, rhs: Tensor, bound: Tensor, max_iterations: int
 ) -> tuple[int, Tensor]:
-    """Run the recurrence from zero, in the dtype of `diagonal`, to |r| <= bound in each column."""
-    residual = rhs.to(diagonal.dtype, copy=True)  # changed in place below
-    diagonal = diagonal[:, None]
-    bound = bound.to(diagonal.dtype).square()
+    """Solve (I - adjacency) u = rhs by the recurrence from zero, in the dtype of `adjacency`.
+
+    The system is D^-1/2 A D^-1/2: plain steps on it are Jacobi-preconditioned steps on A. A
+    column is finished when its residual there, |D^1/2 r|, is at most `bound`.
+    """
+    tiny = torch.finfo(adjacency.dtype).tiny
+    residual = rhs.to(adjacency.dtype, copy=True)  # changed in place below
+    diagonal = diagonal.to(residual.dtype)
+    bound = bound.to(residual.dtype).square()
     solution = torch.zeros_like(residual)
-    direction = residual / diagonal
-    product = (residual * direction).sum(0)
+    direction, previous = torch.zeros_like(residual), torch.full_like(bound, torch.inf)
     for step in range(max_iterations):
-        active = residual.square().sum(0) > bound
-        if not active.any():
-            return step, solution
-        image = diagonal * direction - csr_product(adjacency, direction)
-        curvature = (direction * image).sum(0)
+        squares = residual.square()
         # Zero columns, and finished ones, take a step of length zero: 0 / 0 would spoil them.
-        length = torch.where(active, product / torch.where(active, curvature, 1.0), 0.0)
-        solution += length * direction
-        residual -= length * image
-        conditioned = residual / diagonal
-        previous, product = product, (residual * conditioned).sum(0)
-        ratio = torch.where(active, product / torch.where(active, previous, 1.0), 0.0)
-        direction = conditioned + ratio * direction
+        product = torch.where((diagonal * squares).sum(0) > bound, squares.sum(0), 0.0)
+        if not product.any():
+            return step, solution
+        direction = torch.addcmul(residual, direction, product / previous.clamp_min(tiny))
+        image = torch.addmm(direction, adjacency, direction, alpha=-1)
+        length = product / (direction * image).sum(0).clamp_min(tiny)
+        solution.addcmul_(direction, length)
+        residual.addcmul_(image, length, value=-1)
+        previous = product
     return max_iterations, solution
