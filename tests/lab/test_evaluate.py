@@ -58,6 +58,12 @@ def test_the_contexts_of_a_softmax_head_agree_and_those_of_a_graph_head_differ(r
     assert graph[0] != graph[1] != graph[2] != graph[0]
 
 
+def test_the_two_forms_of_a_query_differ_where_anchors_are_unlabelled(runs):
+    assert runs["softmax"].results()["query_gap"] == {"mean": 0, "max": 0}
+    gap = runs["graph"].results()["query_gap"]
+    assert 0 < gap["mean"] < gap["max"] < 1
+
+
 @pytest.mark.parametrize("head", ["softmax", "graph"])
 def test_stored_predictions_are_those_of_the_results(runs, stored, head):
     arrays = stored[head]

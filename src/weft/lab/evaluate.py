@@ -20,6 +20,7 @@ from weft.lab.runs import Run
 MOST_STORED = 2000
 NUM_REASONS = NUM_NEIGHBORS = 10
 NUM_BINS = 15
+NUM_GAP = 100
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def evaluate(run: Run) -> dict[str, Any]:
             name: summarize(stated(prediction), labels) for name, prediction in predictions.items()
         },
         "context_free": not isinstance(trained.model, GraphClassifier),
+        "query_gap": query_gap(trained),
         "classes": list(trained.data.class_names),
         "seconds_train": round(trained.state["seconds"], 3),
         "num_parameters": sum(weights.numel() for weights in trained.model.parameters()),
@@ -69,6 +71,22 @@ def predict_in_contexts(trained: Trained) -> dict[str, Prediction]:
     back = order.argsort()
     batch = Prediction(shuffled.probabilities[back], shuffled.abstention[back], shuffled.context)
     return {"whole": whole, "batch": batch, "query": predict(model, inputs, Queries())}
+
+
+def query_gap(trained: Trained) -> dict[str, float]:
+    """Compare the two forms of a single query on the first test samples.
+
+    Returns:
+        The mean and the largest difference of a probability between averaging the frozen values
+        of the neighbours and solving with the query added. Both are zero where all anchors are
+        labelled, and for heads that look at one sample at a time anyway.
+    """
+    inputs = trained.data.test_inputs[:NUM_GAP].to(trained.run.recipe.torch_device())
+    frozen, exact = (
+        stated(predict(trained.model, inputs, Queries(exact=exact))) for exact in (False, True)
+    )
+    gap = (frozen - exact).abs()
+    return {"mean": gap.mean().item(), "max": gap.max().item()}
 
 
 def stated(prediction: Prediction) -> Float[Tensor, "m c"]:
