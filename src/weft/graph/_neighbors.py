@@ -72,13 +72,17 @@ class ExactNeighbors:
             return _Candidates(rows, found[rows], points.new_zeros(0))
         norms = points.square().sum(1)
         count = min(k + 1 + spare, len(points) - 1)
-        values, indices = [], []
-        for part in rows.split(self._rows_per_chunk(points)):
-            distances = torch.addmm(norms, points[part], points.T, alpha=-2)  # less |x_i|^2
+        # All memory is taken at once: small results between freed blocks would tear the heap.
+        values = points.new_empty(len(rows), count)
+        indices = found.new_empty(len(rows), count)
+        height = min(len(rows), self._rows_per_chunk(points))
+        block = points.new_empty(height, len(points))
+        for part, *kept in zip(*(x.split(height) for x in (rows, values, indices)), strict=True):
+            distances = block[: len(part)]
+            torch.addmm(norms, points[part], points.T, alpha=-2, out=distances)  # less |x_i|^2
             distances.scatter_(1, part[:, None], torch.inf)
-            for kept, new in zip((values, indices), _smallest(distances, count), strict=True):
-                kept.append(new)
-        values, indices = torch.cat(values), torch.cat(indices)
+            for slot, smallest in zip(kept, _smallest(distances, count), strict=True):
+                slot.copy_(smallest)
         found[rows] = indices[:, :k]
         error = _rounding(points, norms, rows)
         unsure = (~_are_certain(values, k, error)).nonzero().squeeze(1)
