@@ -1,6 +1,7 @@
 """What all tests share: one thread, repeatable examples, the data folder, the devices."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# A shell that runs the tests in the background makes them, and all they start, deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Derandomized, a failure seen once is seen again; no deadline, a busy machine fails nothing.
 hypothesis.settings.register_profile("weft", deadline=None, derandomize=True)
