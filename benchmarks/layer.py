@@ -44,6 +44,7 @@ class Problem:
 
     @classmethod
     def of_size(cls, num_nodes: int) -> "Problem":
+        """Draw features and labels."""
         generator = torch.Generator().manual_seed(0)
         labels = torch.arange(num_nodes) % CLASSES
         centres = torch.randn(CLASSES, WIDTH, generator=generator)
@@ -51,6 +52,7 @@ class Problem:
         return cls(normalize(centres[labels] + 3 * noise), labels, num_nodes // 6)
 
     def targets(self, dtype: torch.dtype) -> Tensor:
+        """Return one-hot labels."""
         return one_hot(self.labels, CLASSES).to(dtype)
 
 
@@ -165,8 +167,11 @@ def compare(num_nodes: int, peer: Path | None, rounds: int) -> dict[str, object]
             f"{wall:8.1f}{cpu:8.1f}{errors[name]:10.1e}"
         )
         rows[name] = {
-            **asdict(timing), "ratio": wall, "cpu_ratio": cpu, "gradient_error": errors[name]
-        }  # fmt: skip
+            **asdict(timing),
+            "ratio": wall,
+            "cpu_ratio": cpu,
+            "gradient_error": errors[name],
+        }
     return rows
 
 
