@@ -175,6 +175,18 @@ def test_vmap_of_a_gradient_is_a_loop(generator):
     assert_close(vmap(grad(loss))(x), torch.stack([grad(loss)(row) for row in x]))
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_refuses_forward_mode_inside_forward_mode_rather_than_be_wrong(weights, x, place):
+    function = (
+        lambda x: squared_distances(x, EDGES),
+        lambda x: laplacian_product(weights.detach(), x.sin(), EDGES),
+    )[place]
+    x = x.detach()
+    with pytest.raises(NotImplementedError, match="forward mode cannot be nested"):
+        jvp(lambda x: jvp(function, (x,), (x,))[1], (x,), (x,))
+    jvp(grad(lambda x: function(x).sum()), (x,), (x,))
+
+
 def test_products_and_the_backward_of_distances_ignore_autocast(generator):
     row_start, columns, edge_of = csr_pattern(EDGES, NUM_NODES)
     matrix = csr_matrix(row_start, columns, torch.rand(6, generator=generator)[edge_of])

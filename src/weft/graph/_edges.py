@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 
 # torch says this once per process; CSR products are the only beta feature used.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -36,7 +37,8 @@ def csr_pattern(
     key = sort_keys(torch.cat([j, i]) << 32 | torch.cat([edge, edge]))
     row, edge_of = key >> 32, key & 0xFFFFFFFF
     columns = (i + j)[edge_of] - row
-    return row_starts(row, num_nodes), columns, edge_of
+    # MKL takes 32-bit indices; others it would convert in every product.
+    return row_starts(row, num_nodes).int(), columns.int(), edge_of
 
 
 def row_starts(row: Int[Tensor, " e"], num_rows: int) -> Int[Tensor, " n+1"]:
@@ -137,6 +139,20 @@ def _distances_from_products(features: Tensor, edges: Tensor) -> Tensor:
     return squared
 
 
+def refuse_nested_forward_mode() -> None:
+    """Raise inside a `jvp` that is itself under another one.
+
+    There torch drops the outer tangent of a custom function and goes on with a wrong derivative.
+    """
+    levels = get_interpreter_stack() or []
+    if sum(level.key() == TransformType.Jvp for level in levels) > 1:
+        raise NotImplementedError(
+            "forward mode cannot be nested through a graph, got jvp inside jvp: torch would drop "
+            "the outer tangent; use reverse mode for all but one of the derivatives, as "
+            "torch.func.hessian does."
+        )
+
+
 class _SquaredDistances(torch.autograd.Function):
     """D_e = |x_i - x_j|^2; with g coming in, dx = 2 L(g) x."""
 
@@ -159,6 +175,7 @@ class _SquaredDistances(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        refuse_nested_forward_mode()
         features, edges = ctx.saved_tensors
         return 2 * edge_inner(features, tangent, edges)
 
@@ -198,6 +215,7 @@ class _LaplacianProduct(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, dweights: Tensor | None, dx: Tensor | None, _: None) -> Tensor:
+        refuse_nested_forward_mode()
         weights, x, edges = ctx.saved_tensors
         tangent = torch.zeros_like(x)
         if dweights is not None:

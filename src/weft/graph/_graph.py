@@ -43,14 +43,9 @@ class Graph:
 
     def __post_init__(self) -> None:
         edges, weights = self.edges, self.weights
-        if edges.ndim != 2 or len(edges) != 2 or edges.dtype != torch.long:
+        if not weights.is_floating_point() or weights.shape != edges.shape[-1:]:
             raise ValueError(
-                f"`edges` must be an int64 tensor of shape (2, e), got {edges.dtype} of shape "
-                f"{tuple(edges.shape)}: one column per undirected edge."
-            )
-        if not weights.is_floating_point() or weights.shape != edges.shape[1:]:
-            raise ValueError(
-                f"`weights` must be floating point of shape ({edges.shape[1]},), got "
+                f"`weights` must be floating point of shape ({edges.shape[-1]},), got "
                 f"{weights.dtype} of shape {tuple(weights.shape)}: one weight per edge."
             )
         if weights.dtype.itemsize < 4:
@@ -58,27 +53,7 @@ class Graph:
                 f"`weights` must be float32 or float64, got {weights.dtype}: call .float(), "
                 "half precision is too coarse to solve in."
             )
-        if self.num_nodes < 0:
-            raise ValueError(
-                f"`num_nodes` must not be negative, got {self.num_nodes}: count isolated nodes too."
-            )
-        if self.num_graphs < 1 or self.num_nodes % self.num_graphs:
-            raise ValueError(
-                f"`num_graphs` must divide `num_nodes`, got {self.num_graphs} graphs and "
-                f"{self.num_nodes} nodes: the graphs have equal size."
-            )
-        if not edges.shape[1]:
-            return
-        key = edges[0] * self.num_nodes + edges[1]
-        in_order = (edges[0] < edges[1]).all() & (key[1:] > key[:-1]).all()
-        if not (in_order & (edges[0, 0] >= 0) & (edges[1].max() < self.num_nodes)):
-            raise ValueError(
-                f"`edges` must be pairs i < j of nodes 0..{self.num_nodes - 1}, sorted, each once: "
-                "bring other lists into this form with Graph.from_edge_index."
-            )
-        block = self.num_nodes // self.num_graphs
-        if self.num_graphs > 1 and (edges[0] // block != edges[1] // block).any():
-            raise ValueError("`edges` must stay inside their graph: an edge joins two blocks.")
+        check_edges(edges, self.num_nodes, self.num_graphs)
         sound = torch.isfinite(weights) & (weights >= 0)
         if not sound.all():
             edge = int((~sound).nonzero()[0])
@@ -174,6 +149,23 @@ class Graph:
         """Return the same edges with other weights."""
         return replace(self, weights=weights)
 
+    def __add__(self, other: "Graph") -> "Graph":
+        """Join the edges of two graphs on the same nodes; where both have an edge, weights add.
+
+        The Laplacian of the sum is the sum of the Laplacians. Differentiable in both weights.
+        """
+        if (self.num_nodes, self.num_graphs) != (other.num_nodes, other.num_graphs):
+            raise ValueError(
+                "Graphs must have the same nodes to be added, got "
+                f"{self.num_nodes} in {self.num_graphs} and {other.num_nodes} in "
+                f"{other.num_graphs} graphs: build them from the same rows."
+            )
+        both = torch.cat([self.edges, other.edges], dim=1)
+        key, place = torch.unique(both[0] * self.num_nodes + both[1], return_inverse=True)
+        weights = torch.cat([self.weights, other.weights])
+        summed = weights.new_zeros(len(key)).index_add(0, place, weights)
+        return Graph(_unpack(key, self.num_nodes), summed, self.num_nodes, self.num_graphs)
+
     def degrees(self) -> Float[Tensor, " n"]:
         """Return the sum of the weights at each node. Differentiable in the weights."""
         return node_sums(self.weights, self.edges, self.num_nodes)
@@ -200,6 +192,36 @@ class Graph:
         """Return each node's connected component over edges of positive weight, from 0."""
         positive = (self.weights.detach() > 0).nonzero().squeeze(1)
         return connected_components(self.edges[:, positive], self.num_nodes)
+
+
+def check_edges(edges: Tensor, num_nodes: int, num_graphs: int) -> None:
+    """Refuse edges that are not i < j, sorted, each once, inside `num_graphs` equal blocks."""
+    if edges.ndim != 2 or len(edges) != 2 or edges.dtype != torch.long:
+        raise ValueError(
+            f"`edges` must be an int64 tensor of shape (2, e), got {edges.dtype} of shape "
+            f"{tuple(edges.shape)}: one column per undirected edge."
+        )
+    if num_nodes < 0:
+        raise ValueError(
+            f"`num_nodes` must not be negative, got {num_nodes}: count isolated nodes too."
+        )
+    if num_graphs < 1 or num_nodes % num_graphs:
+        raise ValueError(
+            f"`num_graphs` must divide `num_nodes`, got {num_graphs} graphs and "
+            f"{num_nodes} nodes: the graphs have equal size."
+        )
+    if not edges.shape[1]:
+        return
+    key = edges[0] * num_nodes + edges[1]
+    in_order = (edges[0] < edges[1]).all() & (key[1:] > key[:-1]).all()
+    if not (in_order & (edges[0, 0] >= 0) & (edges[1].max() < num_nodes)):
+        raise ValueError(
+            f"`edges` must be pairs i < j of nodes 0..{num_nodes - 1}, sorted, each once: "
+            "bring other lists into this form with Graph.from_edge_index."
+        )
+    block = num_nodes // num_graphs
+    if num_graphs > 1 and (edges[0] // block != edges[1] // block).any():
+        raise ValueError("`edges` must stay inside their graph: an edge joins two blocks.")
 
 
 def connected_components(edges: Int[Tensor, "2 e"], num_nodes: int) -> Int[Tensor, " n"]:

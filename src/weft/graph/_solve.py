@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weft._check import check_finite, check_floating
-from weft.graph._edges import edge_inner, laplacian_product
+from weft.graph._edges import edge_inner, laplacian_product, refuse_nested_forward_mode
+from weft.graph._graph import check_edges
 from weft.graph._linear_solvers import LinearSolver, default_solver
 
 
@@ -42,9 +43,9 @@ def solve_laplacian(
 ) -> Float[Tensor, "n c"]:
     """Solve (L(weights) + diag(diagonal)) U = rhs, where L is the graph's Laplacian.
 
-    Differentiable to any order in `weights`, `diagonal` and `rhs`, in reverse and forward mode
-    and under `torch.func.vmap`; one factorisation serves all derivatives. Under `torch.compile`
-    reverse mode only, without a graph break.
+    Differentiable to any order in `weights`, `diagonal` and `rhs`, in reverse mode, with forward
+    mode once anywhere among them, and under `torch.func.vmap`; one factorisation serves all
+    derivatives. Under `torch.compile` once, in reverse mode, without a graph break.
 
     Args:
         weights: edge weights, non-negative, no unit.
@@ -80,6 +81,8 @@ def solve_laplacian(
             "`weights`, `diagonal` and `rhs` must all be float32 or all be float64, got "
             f"{weights.dtype}, {diagonal.dtype} and {rhs.dtype}: cast them alike."
         )
+    if not torch.compiler.is_compiling():  # compiled code cannot branch on values
+        check_edges(edges, len(diagonal), num_graphs)
     return solve_system(
         weights, diagonal, rhs, edges, num_graphs=num_graphs, solver=solver, log=log
     )
@@ -166,6 +169,7 @@ class _Solve(torch.autograd.Function):
     def jvp(
         ctx: Any, dweights: Tensor | None, ddiagonal: Tensor | None, drhs: Tensor | None, _: None
     ) -> Tensor:
+        refuse_nested_forward_mode()
         weights, diagonal, u = ctx.saved_tensors
         rhs = torch.zeros_like(u) if drhs is None else drhs
         if dweights is not None:
