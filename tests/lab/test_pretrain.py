@@ -66,3 +66,22 @@ def test_a_single_sample_is_refused():
         pretrain(
             nn.Linear(2, 2), torch.zeros(1, 2), Jitter(strength=0.1), torch.Generator(), steps=1
         )
+
+
+def test_near_inputs_stand_in_for_half_of_the_second_views():
+    inputs = torch.cat([torch.zeros(4, 2), torch.ones(4, 2) * 9]) + features(4, 8, 2).float() / 10
+    seen = []
+
+    def remember(rows, generator):
+        seen.append(rows)
+        return rows
+
+    backbone = nn.Linear(2, 2)
+    generator = torch.Generator().manual_seed(0)
+    pretrain(backbone, inputs, remember, generator, steps=50, batch_size=8, neighbors=2)
+    first, second = (
+        torch.cat(part) for part in zip(*(rows.chunk(2) for rows in seen), strict=True)
+    )
+    same = (first == second).all(1).double().mean()
+    assert 0.4 < same < 0.6
+    assert ((first - second).norm(dim=1) < 3).all()  # never from the other cluster

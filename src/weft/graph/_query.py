@@ -27,6 +27,53 @@ class Links(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class _Space:
+    """Where queries look for near anchors: coordinates and bandwidths, all frozen."""
+
+    points: Float[Tensor, "n d"]
+    kth_squared: Float[Tensor, " n"]
+    k: int
+    kernel: Kernel
+    bandwidth: Bandwidth
+    scale: float
+
+    @classmethod
+    def of(
+        cls,
+        points: Tensor,
+        k: int,
+        kernel: Kernel,
+        bandwidth: Bandwidth,
+        neighbors: Neighbors,
+        scale: float,
+    ) -> "_Space":
+        own = min(k, len(points) - 1)
+        here = torch.arange(len(points), device=points.device)
+        kth = neighbors(points, own)[:, -1] if own else here
+        kth_squared = (points - points[kth]).square().sum(1)
+        return cls(points, kth_squared, min(k, len(points)), kernel, bandwidth, scale)
+
+    def link(self, queries: Tensor) -> Links:
+        if queries.ndim != 2 or queries.shape[1] != self.points.shape[1]:
+            raise ValueError(
+                f"`queries` must have shape (q, {self.points.shape[1]}), got "
+                f"{tuple(queries.shape)}: encode them as the anchors were."
+            )
+        check_finite("queries", queries)
+        rows = max(1, 2**22 // len(self.points))  # 32 MiB of distances at once
+        parts = [self._link(part) for part in queries.to(self.points.dtype).split(rows)]
+        return Links(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _link(self, queries: Tensor) -> Links:
+        distances = torch.cdist(queries.double(), self.points.double())
+        nearest = distances.topk(self.k, largest=False).indices
+        squared = (queries[:, None] - self.points[nearest]).square().sum(2)
+        kth = squared.amax(1, keepdim=True).expand_as(squared)
+        weights = pair_weights(squared, kth, self.kth_squared[nearest], self.kernel, self.bandwidth)
+        return Links(nearest, self.scale * weights)
+
+
+@dataclass(frozen=True, eq=False)
 class AnchorGraph:
     """A graph of anchors, frozen: who neighbours whom, all bandwidths, and the solved scores.
 
@@ -35,15 +82,11 @@ class AnchorGraph:
     asked. Without gradient. Made by `AnchorGraph.build`.
     """
 
-    features: Float[Tensor, "n d"]
+    spaces: tuple[_Space, ...]
     labels: Float[Tensor, "n c"]
     known: Bool[Tensor, " n"]
     graph: Graph
-    kth_squared: Float[Tensor, " n"]
     scores: Float[Tensor, "n c"]
-    k: int
-    kernel: Kernel
-    bandwidth: Bandwidth
     tau: float
     solver: LinearSolver
     system: FreeSystem
@@ -63,16 +106,38 @@ class AnchorGraph:
         neighbors: Neighbors | None = None,
         tau: float = 0.0,
         solver: LinearSolver | None = None,
+        inputs: Float[Tensor, "n p"] | None = None,
+        input_edges: float = 1.0,
     ) -> "AnchorGraph":
         """Build the anchors' graph and solve it once, without normalisation of class masses.
 
-        Arguments are those of `knn_graph` and `laplace_learning`.
+        Args:
+            features: of the anchors; this and what follows as in `knn_graph`.
+            labels: as in `laplace_learning`, and so are `known`, `tau` and `solver`.
+            known: which anchors have a label.
+            k: neighbours.
+            kernel: edge weights.
+            bandwidth: length scales.
+            neighbors: the search.
+            tau: decay.
+            solver: of the graph equation.
+            inputs: what the features were made from, one row per anchor: a second graph, on
+                these, is added to the first, and queries link to their k nearest anchors in both.
+            input_edges: times the weights of that second graph.
         """
         kernel, bandwidth = kernel or Gaussian(), bandwidth or SelfTuned()
         features = at_least_float32(features.detach())
         neighbors = neighbors or ExactNeighbors()
-        graph = knn_graph(features, k, kernel=kernel, bandwidth=bandwidth, neighbors=neighbors)
-        k = min(k, len(features))
+        points = [features]
+        if inputs is not None:
+            points.append(inputs.detach().to(features.dtype))
+        spaces, graph = [], None
+        for coordinates, scale in zip(points, (1.0, input_edges), strict=False):
+            own = knn_graph(coordinates, k, kernel=kernel, bandwidth=bandwidth, neighbors=neighbors)
+            own = own.with_weights(scale * own.weights)
+            graph = own if graph is None else graph + own
+            spaces.append(_Space.of(coordinates, k, kernel, bandwidth, neighbors, scale))
+        assert graph is not None
         labels = labels.to(features.dtype)
         scores = laplace_learning(graph, labels, known, tau=tau, normalization=None, solver=solver)
         decay = torch.full_like(features[:, 0], tau)
@@ -85,41 +150,38 @@ class AnchorGraph:
             if len(system.nodes)
             else []
         )
-        own = min(k, len(features) - 1)
-        kth = neighbors(features, own)[:, -1] if own else torch.zeros_like(known, dtype=torch.long)
-        kth_squared = (features - features[kth]).square().sum(1)
-        return cls(
-            features, labels, known, graph, kth_squared, scores, k, kernel, bandwidth, tau, solver,
-            system, factor,
-        )  # fmt: skip
+        return cls(tuple(spaces), labels, known, graph, scores, tau, solver, system, factor)
 
     @torch.no_grad()
-    def link(self, queries: Float[Tensor, "q d"]) -> Links:
-        """Find each query's k nearest anchors and the weights of the edges to them."""
-        if queries.ndim != 2 or queries.shape[1] != self.features.shape[1]:
+    def link(
+        self, queries: Float[Tensor, "q d"], inputs: Float[Tensor, "q p"] | None = None
+    ) -> Links:
+        """Find each query's near anchors and the weights of the edges to them.
+
+        With a second graph on inputs, 2 k of them; an anchor near in both is there twice.
+        """
+        places = (queries,) if inputs is None else (queries, inputs)
+        if len(places) != len(self.spaces):
             raise ValueError(
-                f"`queries` must have shape (q, {self.features.shape[1]}), got "
-                f"{tuple(queries.shape)}: encode them as the anchors were."
+                f"`inputs` must be given with the queries exactly where they were with the anchors,"
+                f" got {len(places) - 1} beside anchors with {len(self.spaces) - 1}."
             )
-        check_finite("queries", queries)
-        rows = max(1, 2**22 // len(self.features))  # 32 MiB of distances at once
-        parts = [self._link(part) for part in queries.to(self.features.dtype).split(rows)]
-        return Links(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-    def _link(self, queries: Tensor) -> Links:
-        distances = torch.cdist(queries.double(), self.features.double())
-        nearest = distances.topk(self.k, largest=False).indices
-        squared = (queries[:, None] - self.features[nearest]).square().sum(2)
-        kth = squared.amax(1, keepdim=True).expand_as(squared)
-        weights = pair_weights(squared, kth, self.kth_squared[nearest], self.kernel, self.bandwidth)
-        return Links(nearest, weights)
+        links = [space.link(place) for space, place in zip(self.spaces, places, strict=True)]
+        return Links(*(torch.cat(column, 1) for column in zip(*links, strict=True)))
 
     @torch.no_grad()
-    def query(self, queries: Float[Tensor, "q d"], *, exact: bool = False) -> Float[Tensor, "q c"]:
+    def query(
+        self,
+        queries: Float[Tensor, "q d"],
+        inputs: Float[Tensor, "q p"] | None = None,
+        *,
+        exact: bool = False,
+    ) -> Float[Tensor, "q c"]:
         """Return the scores of each query on its own.
 
         Args:
             queries: features, as the anchors' were made.
+            inputs: what they were made from, where the anchors' inputs were given too.
             exact: solve the system with the query added as one more node, by a low-rank update
                 of the factor, O(k) solves a query. Otherwise the query takes the mean of its
                 neighbours' frozen values, O(k) work. The two agree where all anchors are
@@ -128,28 +190,30 @@ class AnchorGraph:
         Returns:
             Scores; a row sums to one minus the query's abstention.
         """
-        links = self.link(queries)
-        with torch.autocast(self.features.device.type, enabled=False):
+        links = self.link(queries, inputs)
+        with torch.autocast(self.scores.device.type, enabled=False):
             if not exact or not self.factor:
                 return self._interpolate(links)
             blocks = zip(links.anchors.split(256), links.weights.split(256), strict=True)
             return torch.cat([self._query_exactly(Links(*block)) for block in blocks])
 
-    def label_weights(self, queries: Float[Tensor, "q d"]) -> Float[Tensor, "q n"]:
+    def label_weights(
+        self, queries: Float[Tensor, "q d"], inputs: Float[Tensor, "q p"] | None = None
+    ) -> Float[Tensor, "q n"]:
         """Return the exact weights of each query's score on the labelled anchors.
 
         The weights are those of the solve with the query added: they reproduce
         `query(queries, exact=True)` and sum to one minus the abstention.
         """
-        identity = torch.eye(len(self.features), dtype=self.scores.dtype, device=self.scores.device)
+        identity = torch.eye(len(self.known), dtype=self.scores.dtype, device=self.scores.device)
         known = self.known.nonzero().squeeze(1)
         harmonic = laplace_learning(
             self.graph, identity[:, known], self.known, tau=self.tau, normalization=None,
             solver=self.solver,
         )  # fmt: skip
         onto = AnchorGraph(**{**vars(self), "labels": identity[:, known], "scores": harmonic})
-        weights = self.scores.new_zeros(len(queries), len(self.features))
-        weights[:, known] = onto.query(queries, exact=True)
+        weights = self.scores.new_zeros(len(queries), len(self.known))
+        weights[:, known] = onto.query(queries, inputs, exact=True)
         return weights
 
     def _interpolate(self, links: Links) -> Tensor:
@@ -165,7 +229,7 @@ class AnchorGraph:
         fixed neighbours. With Z = (A^-1)_SS and M = D - w w^T / e this is
             (I + Z M) u_S = u0_S + Z w (w_l . y) / e.
         """
-        place = torch.full((len(self.features),), -1, device=links.anchors.device)
+        place = torch.full((len(self.known),), -1, device=links.anchors.device)
         place[self.system.nodes] = torch.arange(len(self.system.nodes), device=place.device)
         at = place[links.anchors]  # (q, k), -1 where the neighbour is fixed
         free = at >= 0

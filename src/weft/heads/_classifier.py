@@ -69,7 +69,11 @@ class GraphClassifier(nn.Module):
         """Return log-probabilities of the inputs, joined with the anchors in one graph."""
         num_anchors = len(self.anchor_labels)
         features, labels = self.join(inputs)
-        return self.head(features, labels)[num_anchors:]
+        return self.head(features, labels, inputs=self.beside(inputs))[num_anchors:]
+
+    def beside(self, inputs: Float[Tensor, "n *shape"]) -> Tensor | None:
+        """Return anchors and inputs as they came, for a head that compares them too."""
+        return torch.cat([self.anchor_inputs, inputs]) if self.head.input_edges else None
 
     def join(self, inputs: Float[Tensor, "n *shape"]) -> tuple[Tensor, Tensor]:
         """Return features and labels of anchors and inputs together; inputs have label -1."""
@@ -113,9 +117,12 @@ class GraphClassifier(nn.Module):
     def freeze(self) -> AnchorGraph:
         """Return the anchors as a frozen graph that serves one query at a time.
 
-        Its queries are features: `model.freeze().query(model.head.prepare(model.encode(x)))`.
+        Its queries are features: `model.freeze().query(model.head.prepare(model.encode(x)))`,
+        with `x.flatten(1)` beside them if the head has `input_edges`.
         """
-        return self.head.freeze(self.anchor_features(), self.anchor_labels)
+        return self.head.freeze(
+            self.anchor_features(), self.anchor_labels, inputs=self.anchor_inputs
+        )
 
     @torch.no_grad()
     def explain(
@@ -136,14 +143,14 @@ class GraphClassifier(nn.Module):
         with evaluation(self):
             encoded = self.encode(inputs)
             if alone:
-                return self.freeze().label_weights(self.head.prepare(encoded))
+                beside = inputs.flatten(1) if self.head.input_edges else None
+                return self.freeze().label_weights(self.head.prepare(encoded), beside)
             features = torch.cat([self.anchor_features().to(encoded.dtype), encoded])
         known = torch.zeros(len(features), dtype=torch.bool, device=features.device)
         known[:num_anchors] = self.anchor_labels >= 0
         nodes = torch.arange(num_anchors, len(features), device=features.device)
-        weights = label_weights(
-            self.head.graph(features), known, nodes, tau=self.head.tau, solver=self.head.solver
-        )
+        graph = self.head.graph(features, self.beside(inputs))
+        weights = label_weights(graph, known, nodes, tau=self.head.tau, solver=self.head.solver)
         return weights[:, :num_anchors]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:

@@ -51,6 +51,9 @@ class GraphHead(nn.Module):
         normalization: corrects class masses; by default where fewer than 3 % are labelled.
         unreached: what rows get that no label reaches.
         solver: solves the graph equation; by default the faster one for the size.
+        input_edges: above zero, edges between near *inputs* stand beside those between near
+            features, their weights times this number: with few labels, what pixels say and what
+            features say errs differently. Calls then need `inputs`.
         epsilon: added to probabilities before the logarithm; bounds the loss of one row.
 
     Source: Brown et al., GLL, arXiv 2412.08016.
@@ -69,6 +72,7 @@ class GraphHead(nn.Module):
         normalization: Normalization | None = ClassMass(below=0.03),  # noqa: B008 (frozen)
         unreached: Unreached = Unreached.ABSTAIN,
         solver: LinearSolver | None = None,
+        input_edges: float = 0.0,
         epsilon: float = 1e-6,
     ) -> None:
         super().__init__()
@@ -76,18 +80,22 @@ class GraphHead(nn.Module):
             raise ValueError(f"`num_classes` must be at least 1, got {num_classes}.")
         if not tau >= 0:
             raise ValueError(f"`tau` must not be negative, got {tau}: decay only takes mass away.")
+        if not input_edges >= 0:
+            raise ValueError(f"`input_edges` must not be negative, got {input_edges}.")
         if not 0 < epsilon < 1:
             raise ValueError(f"`epsilon` must lie between 0 and 1, got {epsilon}.")
         self.num_classes, self.k, self.tau, self.epsilon = num_classes, k, tau, epsilon
         self.kernel, self.bandwidth = kernel or Gaussian(), bandwidth or SelfTuned()
         self.neighbors, self.solver = neighbors or ExactNeighbors(), solver
         self.normalize, self.normalization, self.unreached = normalize, normalization, unreached
+        self.input_edges = input_edges
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printout."""
         return (
             f"num_classes={self.num_classes}, k={self.k}, kernel={self.kernel}, "
-            f"bandwidth={self.bandwidth}, tau={self.tau}, normalize={self.normalize}"
+            f"bandwidth={self.bandwidth}, tau={self.tau}, normalize={self.normalize}, "
+            f"input_edges={self.input_edges}"
         )
 
     def prepare(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -103,21 +111,43 @@ class GraphHead(nn.Module):
         # F.normalize would divide a row of zeros, and its gradient, by 1e-12.
         return features / torch.where(lengths > 0, lengths, 1.0)
 
-    def graph(self, features: Float[Tensor, "n d"]) -> Graph:
-        """Return the graph that the head builds on these features."""
+    def graph(
+        self, features: Float[Tensor, "n d"], inputs: Float[Tensor, "n *shape"] | None = None
+    ) -> Graph:
+        """Return the graph that the head builds on these features, and inputs if it uses them."""
+        graph = self._neighbor_graph(self.prepare(features))
+        beside = self._beside(inputs)
+        if beside is None:
+            return graph
+        near = self._neighbor_graph(beside.to(graph.weights.dtype))
+        return graph + near.with_weights(self.input_edges * near.weights)
+
+    def _neighbor_graph(self, points: Tensor) -> Graph:
         return knn_graph(
-            self.prepare(features),
+            points,
             self.k,
             kernel=self.kernel,
             bandwidth=self.bandwidth,
             neighbors=self.neighbors,
         )
 
+    def _beside(self, inputs: Tensor | None) -> Tensor | None:
+        """Return the inputs as rows where the head uses them."""
+        if not self.input_edges:
+            return None
+        if inputs is None:
+            raise ValueError(
+                f"`inputs` are needed with input_edges = {self.input_edges}, got None: pass what "
+                "the features were made from, one row per feature row."
+            )
+        return inputs.flatten(1)
+
     def scores(
         self,
         features: Float[Tensor, "n d"],
         labels: Int[Tensor, " n"] | Float[Tensor, "n c"],
         known: Bool[Tensor, " n"] | None = None,
+        inputs: Float[Tensor, "n *shape"] | None = None,
     ) -> Float[Tensor, "n c"]:
         """Return class probabilities; a row sums to one minus its abstention.
 
@@ -125,10 +155,11 @@ class GraphHead(nn.Module):
             features: one row per sample, labelled and unlabelled together.
             labels: class numbers, or one row of probabilities per sample; not read where unknown.
             known: which rows have a label; by default those with a class number of at least 0.
+            inputs: what the features were made from; read only with `input_edges`.
         """
         labels, known = self._targets(features, labels, known)
         return laplace_learning(
-            self.graph(features),
+            self.graph(features, inputs),
             labels,
             known,
             tau=self.tau,
@@ -142,13 +173,14 @@ class GraphHead(nn.Module):
         features: Float[Tensor, "n d"],
         labels: Int[Tensor, " n"] | Float[Tensor, "n c"],
         known: Bool[Tensor, " n"] | None = None,
+        inputs: Float[Tensor, "n *shape"] | None = None,
     ) -> Float[Tensor, "n c"]:
         """Return log-probabilities for every row, labelled ones included.
 
         `nll_loss` on them counts abstention as lost probability; `cross_entropy` divides it
         out first. Both are finite where no label reaches.
         """
-        return self.log(self.scores(features, labels, known))
+        return self.log(self.scores(features, labels, known, inputs))
 
     def log(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """Return logits: the logarithm of score + epsilon, safe against rounding below zero."""
@@ -159,6 +191,7 @@ class GraphHead(nn.Module):
         features: Float[Tensor, "n d"],
         labels: Int[Tensor, " n"] | Float[Tensor, "n c"],
         known: Bool[Tensor, " n"] | None = None,
+        inputs: Float[Tensor, "n *shape"] | None = None,
     ) -> AnchorGraph:
         """Return these rows as a frozen graph that answers one query at a time.
 
@@ -175,6 +208,8 @@ class GraphHead(nn.Module):
             neighbors=self.neighbors,
             tau=self.tau,
             solver=self.solver,
+            inputs=self._beside(inputs),
+            input_edges=self.input_edges,
         )
 
     def _targets(

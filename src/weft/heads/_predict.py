@@ -99,17 +99,20 @@ def predict(
             return Prediction(probabilities, torch.zeros_like(probabilities[:, 0]), context)
         features = model.encode(inputs, batch_size)
         if isinstance(context, Queries):
+            beside = inputs.flatten(1) if model.head.input_edges else None
             queries = model.head.prepare(features)
-            scores = model.freeze().query(queries, exact=context.exact)
+            scores = model.freeze().query(queries, beside, exact=context.exact)
             logits = model.head.log(scores)
         else:
             size = context.size if isinstance(context, Batches) else max(1, len(features))
-            logits = torch.cat([_with_anchors(model, part) for part in features.split(size)])
+            parts = zip(features.split(size), inputs.split(size), strict=True)
+            logits = torch.cat([_with_anchors(model, *part) for part in parts])
         return Prediction(logits.softmax(1), abstention(logits), context)
 
 
-def _with_anchors(model: GraphClassifier, features: Tensor) -> Tensor:
+def _with_anchors(model: GraphClassifier, features: Tensor, inputs: Tensor) -> Tensor:
     anchors = model.anchor_features().to(features.dtype)
     unknown = model.anchor_labels.new_full((len(features),), -1)
     labels = torch.cat([model.anchor_labels, unknown])
-    return model.head(torch.cat([anchors, features]), labels)[len(anchors) :]
+    joined = torch.cat([anchors, features])
+    return model.head(joined, labels, inputs=model.beside(inputs))[len(anchors) :]

@@ -16,13 +16,20 @@ class WholeGraph:
     Args:
         model: a trained classifier.
         features: of the samples, as its backbone makes them.
+        inputs: the samples.
     """
 
     @torch.no_grad()
-    def __init__(self, model: GraphClassifier, features: Float[Tensor, "n d"]) -> None:
+    def __init__(
+        self,
+        model: GraphClassifier,
+        features: Float[Tensor, "n d"],
+        inputs: Float[Tensor, "n *shape"],
+    ) -> None:
         self._head = model.head
         self._num_anchors = len(model.anchor_labels)
-        self.graph: Graph = model.head.graph(torch.cat([model.anchor_features(), features]))
+        joined = torch.cat([model.anchor_features(), features])
+        self.graph: Graph = model.head.graph(joined, model.beside(inputs.to(features.device)))
         self._known = torch.zeros(self.graph.num_nodes, dtype=torch.bool, device=features.device)
         self._known[: self._num_anchors] = model.anchor_labels >= 0
 

@@ -133,7 +133,7 @@ def _arrays(trained: Trained, prediction: Prediction) -> dict[str, np.ndarray]:
         "anchor_features": encode(model, data.train_inputs[examples]).cpu(),
     }
     if isinstance(model, GraphClassifier):
-        whole = WholeGraph(model, features)
+        whole = WholeGraph(model, features, data.test_inputs)
         weights = whole.reasons(some)
         top = weights.topk(min(NUM_REASONS, weights.shape[1]), dim=1)
         arrays |= {"reason_anchor": top.indices, "reason_weight": top.values}

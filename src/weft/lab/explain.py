@@ -85,7 +85,7 @@ def explain(run: Run, sample: int) -> Explanation:
             f"got {sample}: choose another."
         )
     assert isinstance(model, GraphClassifier)  # by the recipe
-    whole = WholeGraph(model, encode(model, data.test_inputs))
+    whole = WholeGraph(model, encode(model, data.test_inputs), data.test_inputs)
     weights = whole.reasons(torch.tensor([sample]))[0].double()
     labels = data.train_labels[trained.examples]
     classes = torch.zeros(data.num_classes, dtype=torch.float64).index_add(0, labels, weights)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
+
+from weft.graph import ExactNeighbors
 
 
 def contrastive_loss(
@@ -39,6 +41,7 @@ def pretrain(
     generator: Generator,
     *,
     steps: int,
+    neighbors: int = 0,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
     on_step: Callable[[int, float], None] = lambda samples, loss: None,
@@ -51,6 +54,8 @@ def pretrain(
         augment: makes a random view of each sample.
         generator: of batches and views.
         steps: optimizer steps.
+        neighbors: above zero, half of the second views are made from one of the sample's so many
+            nearest inputs: what the raw graph knows goes into the features.
         batch_size: samples per step; each is seen in two views.
         learning_rate: peak of the schedule.
         on_step: told the number of samples and the loss of each step.
@@ -66,15 +71,26 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=learning_rate, total_steps=steps, cycle_momentum=False
     )
+    near = _nearest(inputs, neighbors)
     backbone.train()
     for _ in range(steps):
         rows = torch.randperm(len(inputs), generator=generator)[:batch_size]
-        views = augment(
-            inputs[rows.to(inputs.device)].repeat(2, *[1] * (inputs.ndim - 1)), generator
-        )
+        others = near[rows, torch.randint(near.shape[1], rows.shape, generator=generator)]
+        views = augment(inputs[torch.cat([rows, others]).to(inputs.device)], generator)
         loss = contrastive_loss(*backbone(views).chunk(2))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         on_step(len(rows), loss.item())
+
+
+def _nearest(inputs: Tensor, count: int) -> Int[Tensor, "n m"]:
+    """Return whom a second view is drawn from: half of the time itself, else a near input."""
+    itself = torch.arange(len(inputs))[:, None]
+    if not count:
+        return itself
+    count = min(count, len(inputs) - 1)
+    return torch.cat(
+        [itself.expand(-1, count), ExactNeighbors()(inputs.flatten(1), count).cpu()], 1
+    )

@@ -53,6 +53,9 @@ class Recipe:
     batch_size: int = _field(250, "labelled samples per step", least=1)
     unlabelled: int = _field(0, "unlabelled nodes in each training graph", least=0)
     pretrain: int = _field(0, "steps of contrastive pretraining, which sees no label", least=0)
+    pretrain_neighbors: int = _field(
+        0, "nearest inputs that pretraining also takes for views of a sample", least=0
+    )
     learning_rate: float = _field(2e-3, "peak of the one-cycle schedule (AdamW)", least=1e-9)
     weight_decay: float = _field(1e-4, "weight decay of AdamW", least=0)
     augment: Literal["none", "digits", "clothing", "natural", "vectors"] = _field(
@@ -62,6 +65,9 @@ class Recipe:
     kernel: Literal["gaussian", "tapered"] = _field("gaussian", "distances to edge weights")
     bandwidth: float = _field(
         0.0, "width of the kernel; 0 = self-tuned, the distance to the k-th neighbour", least=0
+    )
+    input_edges: float = _field(
+        0.0, "weight of edges between near inputs beside those between near features", least=0
     )
     tau: float = _field(1e-3, "decay per node: above 0, isolated samples abstain", least=0)
     anchors: int = _field(10, "labelled samples per class in each training graph", least=1)
@@ -200,6 +206,7 @@ class Recipe:
             kernel=Tapered() if self.kernel == "tapered" else Gaussian(),
             bandwidth=Constant(self.bandwidth) if self.bandwidth else SelfTuned(),
             tau=self.tau,
+            input_edges=self.input_edges,
         )
 
 

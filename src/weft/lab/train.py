@@ -75,6 +75,7 @@ class Trainer:
             self.augment,
             self.generator,
             steps=self.recipe.pretrain,
+            neighbors=self.recipe.pretrain_neighbors,
             on_step=progress.pretrain_step,
         )
         self.seconds += time.monotonic() - began
