@@ -44,7 +44,7 @@ def test_csr_pattern_lays_out_the_symmetric_matrix(weights):
 
 def test_csr_pattern_has_ascending_columns_in_each_row():
     row_start, columns, _ = csr_pattern(EDGES, NUM_NODES)
-    for row in columns.tensor_split(row_start[1:-1]):
+    for row in columns.tensor_split(row_start[1:-1].tolist()):
         assert (row.diff() > 0).all()
 
 

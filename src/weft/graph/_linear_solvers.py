@@ -91,8 +91,7 @@ class ConjugateGradient:
         total = node_sums(weights.double(), edges, len(diagonal)) + diagonal.double()
         root = total.rsqrt()
         scaled = weights * (root[edges[0]] * root[edges[1]]).to(weights.dtype)
-        # MKL takes 32-bit indices; others it would convert in every product.
-        return [row_start.int(), columns.int(), weights[edge_of], scaled[edge_of], total]
+        return [row_start, columns, weights[edge_of], scaled[edge_of], total]
 
     def solve(self, factor: list[Tensor], rhs: Tensor) -> tuple[Tensor, Tensor]:
         """Iterate until every column meets the tolerance."""
