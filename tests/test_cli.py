@@ -243,7 +243,9 @@ def test_the_demo_writes_a_page_and_goes_on_where_it_stopped(call, tmp_path, mon
     from weft.lab import demo
 
     for name in ("SOFTMAX", "GRAPH"):
-        small = dataclasses.replace(getattr(demo, name), backbone="mlp", epochs=1, steps=2)
+        small = dataclasses.replace(
+            getattr(demo, name), backbone="mlp", pretrain=2, epochs=1, steps=2
+        )
         monkeypatch.setattr(demo, name, small)
     code, out, _ = call("demo", tmp_path / "demo")
     assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "demo" / "report.html"))

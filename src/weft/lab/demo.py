@@ -10,8 +10,29 @@ from weft.lab.runs import RECIPE, Run
 from weft.lab.train import train
 
 # One thread: for matrices as small as these, a second one costs more than it brings.
-SOFTMAX = Recipe(head="softmax", labels=100, epochs=10, steps=25, augment="digits", threads=1)
-GRAPH = dataclasses.replace(SOFTMAX, head="graph", unlabelled=300)
+SOFTMAX = Recipe(
+    head="softmax",
+    labels=100,
+    augment="digits",
+    features=64,
+    pretrain=240,
+    pretrain_neighbors=3,
+    epochs=10,
+    steps=25,
+    threads=1,
+)
+# The same pretraining; then a short finish through the graph, on pixels and features.
+GRAPH = dataclasses.replace(
+    SOFTMAX,
+    head="graph",
+    k=10,
+    input_edges=0.5,
+    unlabelled=200,
+    unlabelled_served=2000,
+    learning_rate=5e-4,
+    epochs=6,
+    steps=10,
+)
 
 
 def demo(directory: Path) -> list[Path]:
