@@ -3,8 +3,16 @@
 Knows torch and nothing of weft. A message says what is needed, what came, and what to do.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ConvergenceError(RuntimeError):
@@ -63,3 +71,32 @@ def check_mask(name: str, mask: Tensor, shape: torch.Size) -> None:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return half-precision tensors as float32 and all others as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def on_values(search: Callable[P, R]) -> Callable[P, R]:
+    """Run a search on the values of its tensors alone, also inside `torch.func.grad` and jvp.
+
+    It sees plain tensors without gradient, which NumPy and SciPy can read, and returns such. Under
+    `torch.func.vmap`, where there is not one value, it raises NotImplementedError.
+    """
+
+    @functools.wraps(search)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        plain: Any = [values_of(arg) if isinstance(arg, Tensor) else arg for arg in args]
+        with torch.no_grad(), torch._C._DisableFuncTorch():
+            return search(*plain, **kwargs)
+
+    return run
+
+
+def values_of(tensor: Tensor) -> Tensor:
+    """Return a tensor's values alone, without gradient and outside `torch.func` transforms."""
+    tensor = tensor.detach()
+    while is_functorch_wrapped_tensor(tensor):
+        if is_batchedtensor(tensor):
+            raise NotImplementedError(
+                "a graph cannot be searched under torch.func.vmap, where each item of the batch "
+                "would have its own: pass features of shape (b, n, d), or map only solve_laplacian."
+            )
+        tensor = get_unwrapped(tensor)
+    return tensor

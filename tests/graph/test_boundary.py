@@ -55,6 +55,18 @@ def test_equal_blocks_stay_blocks_and_unequal_ones_become_one(random_graph):
     assert FreeSystem.of(pair, unequal).num_graphs == 1
 
 
+def test_lost_nodes_are_cut_off_with_their_edges(random_graph, fixed):
+    graph = random_graph(8, 12)
+    lost = torch.arange(8) == 4
+    system = FreeSystem.of(graph, fixed, lost)
+    touches = (graph.edges == 4).any(0)
+    without = FreeSystem.of(graph.with_weights(torch.where(touches, 0.0, graph.weights)), fixed)
+    assert system.nodes.tolist() == [1, 2, 5, 7]
+    assert 4 not in system.outside
+    assert_close(system.diagonal(), without.diagonal()[[0, 1, 3, 4]])
+    assert len(system.weights) + len(system.crossing) <= (~touches).sum()
+
+
 @pytest.mark.parametrize("all_fixed", [True, False])
 def test_all_or_no_nodes_may_be_fixed(random_graph, all_fixed):
     graph = random_graph(6, 4)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import one_hot
@@ -61,6 +61,7 @@ def test_a_labelled_node_has_weight_one_on_itself(graph, known):
     assert torch.equal(weights[known], torch.eye(12).double()[known])
 
 
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), tau=st.sampled_from([0.0, 0.05, 2.0]))
 def test_rows_are_shares_of_one(seed, tau):
     generator = torch.Generator().manual_seed(seed)
@@ -119,7 +120,7 @@ def test_derivatives_in_the_weights_match_finite_differences_twice(graph, known)
         torch.full((12,), 0.1, dtype=torch.float64, requires_grad=True),
     )
     assert gradcheck(run, inputs)
-    assert gradgradcheck(run, inputs)
+    assert gradgradcheck(run, inputs, fast_mode=True)
 
 
 def test_nodes_may_be_asked_in_any_order_and_twice(graph, known):

@@ -38,15 +38,21 @@ class FreeSystem:
     num_graphs: int
 
     @classmethod
-    def of(cls, graph: Graph, fixed: Bool[Tensor, " n"]) -> "FreeSystem":
-        """Split the graph's edges by what they join. Differentiable in the weights."""
-        free = ~fixed
+    def of(
+        cls, graph: Graph, fixed: Bool[Tensor, " n"], lost: Bool[Tensor, " n"] | None = None
+    ) -> "FreeSystem":
+        """Split the graph's edges by what they join. Differentiable in the weights.
+
+        Lost nodes are neither free nor fixed: they are cut off with their edges, since a node
+        that nothing reaches would follow its neighbours and take no value from them.
+        """
+        free = ~fixed if lost is None else ~(fixed | lost)
         place = free.cumsum(0) - 1
         i, j = graph.edges
         free_i, free_j = free[i], free[j]
         inner = (free_i & free_j).nonzero().squeeze(1)
-        to_j = (free_i & ~free_j).nonzero().squeeze(1)
-        to_i = (free_j & ~free_i).nonzero().squeeze(1)
+        to_j = (free_i & fixed[j]).nonzero().squeeze(1)
+        to_i = (free_j & fixed[i]).nonzero().squeeze(1)
         per_graph = free.view(graph.num_graphs, -1).sum(1)
         equal = bool((per_graph == per_graph[0]).all())
         return cls(

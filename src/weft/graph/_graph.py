@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from torch import Tensor
 
+from weft._check import on_values
 from weft.graph._edges import csr_pattern, node_sums, sort_keys
 
 
@@ -224,6 +225,7 @@ def check_edges(edges: Tensor, num_nodes: int, num_graphs: int) -> None:
         raise ValueError("`edges` must stay inside their graph: an edge joins two blocks.")
 
 
+@on_values
 def connected_components(edges: Int[Tensor, "2 e"], num_nodes: int) -> Int[Tensor, " n"]:
     """Return each node's connected component, from 0; SciPy searches, on the CPU."""
     i, j = edges.cpu().numpy()
@@ -232,6 +234,7 @@ def connected_components(edges: Int[Tensor, "2 e"], num_nodes: int) -> Int[Tenso
     return torch.from_numpy(component.astype(np.int64)).to(edges.device)
 
 
+@on_values
 def reachable(
     edges: Int[Tensor, "2 e"],
     weights: Float[Tensor, " e"],
@@ -256,6 +259,7 @@ def reachable(
     return reached[:-1].to(edges.device)
 
 
+@on_values
 def unique_edges(
     source: Int[Tensor, " m"], target: Int[Tensor, " m"], num_nodes: int
 ) -> tuple[Int[Tensor, "2 e"], Int[Tensor, " e"]]:

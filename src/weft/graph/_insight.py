@@ -49,8 +49,8 @@ def label_weights(
     check_mask("known", known, torch.Size([graph.num_nodes]))
     _check_nodes(nodes, graph.num_nodes)
     decay = per_node("tau", tau, graph)
-    fixed = known | unreached(graph, torch.where(known, torch.inf, decay))
-    system = FreeSystem.of(graph, fixed)
+    lost = unreached(graph, torch.where(known, torch.inf, decay))
+    system = FreeSystem.of(graph, known, lost)
     place = torch.full((graph.num_nodes,), -1, device=nodes.device)
     place[system.nodes] = torch.arange(len(system.nodes), device=nodes.device)
     asked = place[nodes]

@@ -80,8 +80,8 @@ def laplace_learning(
     Source: Zhu, Ghahramani, Lafferty, ICML 2003; with decay and in a network, Brown et al.,
         arXiv 2412.08016.
     """
-    shape = labels.shape
     _check_shapes(graph, labels, known)
+    shape = labels.shape
     with torch.autocast(graph.weights.device.type, enabled=False):
         known = known.reshape(-1)
         labels = labels.reshape(graph.num_nodes, shape[-1]).to(graph.weights.dtype)
@@ -100,7 +100,8 @@ def laplace_learning(
             fixed = torch.zeros_like(known)
         lost = _find_unreached(graph, fixed, decay, unreached)
         values = torch.where(fixed[:, None], labels, 0.0)
-        scores = _solve_free(graph, fixed | lost, values, decay, rhs, solver, log)
+        system = FreeSystem.of(graph, fixed, lost)
+        scores = _solve_free(system, values, decay, rhs, solver, log)
         if normalization is not None:
             scores = normalization(scores, labels, known, graph.num_graphs)
         if unreached is Unreached.UNIFORM:
@@ -109,16 +110,14 @@ def laplace_learning(
 
 
 def _solve_free(
-    graph: Graph,
-    fixed: Tensor,
+    system: FreeSystem,
     values: Tensor,
     decay: Tensor,
     rhs: Tensor,
     solver: LinearSolver | None,
     log: SolveLog | None,
 ) -> Tensor:
-    """Solve on the free nodes, which may be none; fixed ones keep their values."""
-    system = FreeSystem.of(graph, fixed)
+    """Solve on the free nodes, which may be none; the others keep their values."""
     inside = solve_system(
         system.weights,
         system.diagonal() + decay.index_select(0, system.nodes),

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weft._check import check_finite, check_floating
+from weft._check import check_finite, check_floating, on_values
 from weft.graph._edges import inner_products
 
 
@@ -44,7 +44,7 @@ class ExactNeighbors:
                 f"`chunk_bytes` must be positive, got {self.chunk_bytes}: None is the default."
             )
 
-    @torch.no_grad()
+    @on_values
     def __call__(self, features: Float[Tensor, "n d"], k: int) -> Int[Tensor, "n k"]:
         """Return the indices of the k nearest other rows, nearest first, ties by index.
 
@@ -170,7 +170,7 @@ class FaissNeighbors:
                 f"`cells` and `probes` must be positive, got {self.cells} and {self.probes}."
             )
 
-    @torch.no_grad()
+    @on_values
     def __call__(self, features: Float[Tensor, "n d"], k: int) -> Int[Tensor, "n k"]:
         """Return indices of k near other rows, nearest first, by float32 distance."""
         _check_search(features, k)
@@ -258,17 +258,16 @@ def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]
     table = values.numpy()
     minima = table[:, : depth * buckets].reshape(num_rows, depth, buckets).min(1)
     bound = np.partition(minima, count - 1, axis=1)[:, count - 1, None]
-    under = table <= bound
-    at = np.flatnonzero(under)
-    in_row = np.count_nonzero(under, axis=1)
+    at = np.flatnonzero(table <= bound)
+    row = np.arange(num_rows + 1)
+    start = np.searchsorted(at, row * num_columns)
+    in_row = np.diff(start)
     width = max(count, in_row.max())
-    start = in_row.cumsum() - in_row
-    row = np.arange(num_rows)
-    to = np.arange(len(at)) + np.repeat(row * width - start, in_row)
+    to = np.arange(len(at)) + np.repeat(row[:-1] * width - start[:-1], in_row)
     short = np.full((num_rows, width), np.inf, table.dtype)
     columns = np.zeros((num_rows, width), np.int64)
     short.reshape(-1)[to] = table.reshape(-1)[at]
-    columns.reshape(-1)[to] = at - np.repeat(row * num_columns, in_row)
+    columns.reshape(-1)[to] = at - np.repeat(row[:-1] * num_columns, in_row)
     order = short.argsort(axis=1)[:, :count]
     smallest, places = (np.take_along_axis(part, order, 1) for part in (short, columns))
     return torch.from_numpy(smallest), torch.from_numpy(places)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weft._check import check_finite, check_floating
+from weft._check import check_finite, check_floating, values_of
 from weft.graph._edges import edge_inner, laplacian_product, refuse_nested_forward_mode
 from weft.graph._graph import check_edges
 from weft.graph._linear_solvers import LinearSolver, default_solver
@@ -104,7 +104,8 @@ def solve_system(
         factor = solver.factor(edges, weights.detach(), diagonal.detach(), num_graphs)
         solution = _CompiledSolve.apply(weights, diagonal, rhs, edges, solver, *factor)
     else:
-        system = _System(edges, num_graphs, solver, log or SolveLog())
+        # The system outlives the transform of torch.func that the edges may be wrapped for.
+        system = _System(values_of(edges), num_graphs, solver, log or SolveLog())
         solution = _Solve.apply(weights, diagonal, rhs, system)
     return solution  # pyright: ignore[reportReturnType]
 
