@@ -48,6 +48,8 @@ def check_floating(name: str, tensor: Tensor, shape: str) -> None:
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Refuse NaN and infinite entries, naming the first row that has one."""
+    if tensor.sum().isfinite():  # then every term is, at a tenth of the cost
+        return
     finite = torch.isfinite(tensor)
     if not finite.all():
         row = int((~finite).nonzero()[0, 0]) if tensor.ndim else 0

@@ -259,15 +259,15 @@ def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]
     minima = table[:, : depth * buckets].reshape(num_rows, depth, buckets).min(1)
     bound = np.partition(minima, count - 1, axis=1)[:, count - 1, None]
     at = np.flatnonzero(table <= bound)
-    row = np.arange(num_rows + 1)
-    start = np.searchsorted(at, row * num_columns)
+    start = np.searchsorted(at, num_columns * np.arange(num_rows + 1))
     in_row = np.diff(start)
+    row = np.repeat(np.arange(num_rows), in_row)
     width = max(count, in_row.max())
-    to = np.arange(len(at)) + np.repeat(row[:-1] * width - start[:-1], in_row)
+    to = np.arange(len(at)) - start[row] + row * width
     short = np.full((num_rows, width), np.inf, table.dtype)
     columns = np.zeros((num_rows, width), np.int64)
     short.reshape(-1)[to] = table.reshape(-1)[at]
-    columns.reshape(-1)[to] = at - np.repeat(row[:-1] * num_columns, in_row)
+    columns.reshape(-1)[to] = at - row * num_columns
     order = short.argsort(axis=1)[:, :count]
     smallest, places = (np.take_along_axis(part, order, 1) for part in (short, columns))
     return torch.from_numpy(smallest), torch.from_numpy(places)
