@@ -251,10 +251,10 @@ def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]
     few entries under that bound are sorted. NumPy partitions and sorts with vector instructions.
     """
     num_rows, num_columns = values.shape
-    buckets = 4 * count
-    depth = num_columns // buckets
-    if depth < 3 or values.device.type != "cpu":
+    buckets = min(4 * count, num_columns // 4)
+    if buckets < 2 * count or values.device.type != "cpu":
         return values.topk(count, largest=False)
+    depth = num_columns // buckets
     table = values.numpy()
     minima = table[:, : depth * buckets].reshape(num_rows, depth, buckets).min(1)
     bound = np.partition(minima, count - 1, axis=1)[:, count - 1, None]
