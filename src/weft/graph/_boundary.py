@@ -81,7 +81,7 @@ class FreeSystem:
         return values.new_zeros(self.num_nodes, values.shape[1]).index_add(0, self.outside, carried)
 
 
-_FAINT = {torch.float32: 1e-5, torch.float64: 1e-9}
+FAINT = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Share of a node's degree below which an edge or a source is lost: ten times the default
 tolerance of the iterative solver, so that what depends on it would come out as noise."""
 
@@ -100,5 +100,5 @@ def unreached(graph: Graph, sources: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
             the unit of the weights.
     """
     weights = graph.weights.detach()
-    faint = _FAINT[weights.dtype] * node_sums(weights, graph.edges, graph.num_nodes)
+    faint = FAINT[weights.dtype] * node_sums(weights, graph.edges, graph.num_nodes)
     return ~reachable(graph.edges, weights, faint, sources.detach() > faint)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weft._check import at_least_float32, check_finite
-from weft.graph._boundary import FreeSystem, unreached
+from weft._check import at_least_float32, check_finite, check_floating
+from weft.graph._boundary import FAINT, FreeSystem, unreached
 from weft.graph._graph import Graph
 from weft.graph._laplace import laplace_learning
 from weft.graph._linear_solvers import LinearSolver, default_solver
@@ -54,7 +54,8 @@ class _Space:
         return cls(points, kth_squared, min(k, len(points)), kernel, bandwidth, scale)
 
     def link(self, queries: Tensor) -> Links:
-        if queries.ndim != 2 or queries.shape[1] != self.points.shape[1]:
+        check_floating("queries", queries, "q d")
+        if queries.shape[1] != self.points.shape[1]:
             raise ValueError(
                 f"`queries` must have shape (q, {self.points.shape[1]}), got "
                 f"{tuple(queries.shape)}: encode them as the anchors were."
@@ -69,8 +70,9 @@ class _Space:
         nearest = distances.topk(self.k, largest=False).indices
         squared = (queries[:, None] - self.points[nearest]).square().sum(2)
         kth = squared.amax(1, keepdim=True).expand_as(squared)
-        weights = pair_weights(squared, kth, self.kth_squared[nearest], self.kernel, self.bandwidth)
-        return Links(nearest, self.scale * weights)
+        own = self.kth_squared[nearest].flatten()
+        weights = pair_weights(squared.flatten(), kth.flatten(), own, self.kernel, self.bandwidth)
+        return Links(nearest, self.scale * weights.view(squared.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +127,7 @@ class AnchorGraph:
                 these, is added to the first, and queries link to their k nearest anchors in both.
             input_edges: times the weights of that second graph.
         """
+        check_floating("features", features, "n d")
         kernel, bandwidth = kernel or Gaussian(), bandwidth or SelfTuned()
         features = at_least_float32(features.detach())
         neighbors = neighbors or ExactNeighbors()
@@ -140,9 +143,9 @@ class AnchorGraph:
         assert graph is not None
         labels = labels.to(features.dtype)
         scores = laplace_learning(graph, labels, known, tau=tau, normalization=None, solver=solver)
-        decay = torch.full_like(features[:, 0], tau)
-        fixed = known | unreached(graph, torch.where(known, torch.inf, decay))
-        system = FreeSystem.of(graph, fixed)
+        decay = torch.full_like(known, tau, dtype=features.dtype)
+        lost = unreached(graph, torch.where(known, torch.inf, decay))
+        system = FreeSystem.of(graph, known, lost)
         solver = solver or default_solver(len(system.nodes), system.num_graphs)
         diagonal = system.diagonal() + decay[system.nodes]
         factor = (
@@ -192,7 +195,7 @@ class AnchorGraph:
         """
         links = self.link(queries, inputs)
         with torch.autocast(self.scores.device.type, enabled=False):
-            if not exact or not self.factor:
+            if not exact:
                 return self._interpolate(links)
             blocks = zip(links.anchors.split(256), links.weights.split(256), strict=True)
             return torch.cat([self._query_exactly(Links(*block)) for block in blocks])
@@ -228,17 +231,22 @@ class AnchorGraph:
         the free anchors satisfy (A + D - w w^T / e) u = b + w (w_l . y) / e, where l are its
         fixed neighbours. With Z = (A^-1)_SS and M = D - w w^T / e this is
             (I + Z M) u_S = u0_S + Z w (w_l . y) / e.
+        Anchors that no label reaches would follow the query: they give it nothing and drop out,
+        unless it hangs on the others by a thread only and is no more reached than they are.
         """
         place = torch.full((len(self.known),), -1, device=links.anchors.device)
         place[self.system.nodes] = torch.arange(len(self.system.nodes), device=place.device)
         at = place[links.anchors]  # (q, k), -1 where the neighbour is fixed
         free = at >= 0
-        weight = torch.where(free, links.weights, 0.0)
-        total = links.weights.sum(1) + self.tau
+        every = torch.where(free | self.known[links.anchors], links.weights, 0.0)
+        faint = FAINT[every.dtype] * links.weights.sum(1, keepdim=True)
+        every = torch.where((every > faint).any(1, keepdim=True), every, 0.0)
+        weight = torch.where(free, every, 0.0)
+        total = every.sum(1) + self.tau
         safe = torch.where(total > 0, total, 1.0)
         values = self.scores[links.anchors]
-        fixed_part = torch.einsum("qk,qkc->qc", links.weights - weight, values)
-        columns, column_of = at[free].unique(return_inverse=True)
+        fixed_part = torch.einsum("qk,qkc->qc", every - weight, values)
+        columns, column_of = at[free].unique(return_inverse=True)  # those of several queries once
         if len(columns) == 0:
             return torch.where(total[:, None] > 0, fixed_part / safe[:, None], 0.0)
         units = values.new_zeros(len(self.system.nodes), len(columns))
