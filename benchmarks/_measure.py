@@ -71,7 +71,7 @@ class Timing:
 
 
 def interleave(
-    methods: Mapping[str, Callable[[], object]], *, rounds: int, budget: float = 10.0
+    methods: Mapping[str, Callable[[], object]], *, rounds: int, budget: float = 6.0
 ) -> dict[str, Timing]:
     """Time methods in turns, so that whatever disturbs the machine disturbs them alike.
 

@@ -58,7 +58,7 @@ def compare(
         "graph, anchors among": training_step(graph_model(), queries[:among], query_labels[:among]),
         "graph, anchors on top": training_step(graph_model(), queries, query_labels),
     }
-    timings = interleave(steps, rounds=rounds)
+    timings = interleave(steps, rounds=rounds, budget=12)
     softmax = timings["softmax"]
     print(f"\n{name}, {batch} images of {'x'.join(map(str, shape))}, {num_anchors} anchors")
     print(f"{'':24}{'ms':>10}{'cpu ms':>10}{'ratio':>8}{'cpu':>8}")
