@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -92,13 +92,45 @@ def interleave(
     }
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the machine does in a second, with the threads of this run.
+
+    Args:
+        float32: operations in a large matrix product.
+        float64: the same in double precision.
+        copy: bytes read and written by a large copy.
+    """
+
+    float32: float
+    float64: float
+    copy: float
+
+
+def measure_limits(size: int = 2000, copied: int = 2**28) -> Limits:
+    """Time a product of (size, size) matrices and a copy of `copied` bytes."""
+    single = torch.randn(size, size)
+    double = single.double()
+    source = torch.randn(copied // 4)
+    target = torch.empty_like(source)
+    methods = {
+        "float32": lambda: single @ single,
+        "float64": lambda: double @ double,
+        "copy": lambda: target.copy_(source),
+    }
+    work = {"float32": 2 * size**3, "float64": 2 * size**3, "copy": 2 * source.nbytes}
+    timings = interleave(methods, rounds=9)
+    return Limits(**{name: amount / timings[name].wall for name, amount in work.items()})
+
+
 def store(name: str, result: dict[str, object], arguments: argparse.Namespace) -> None:
-    """Write a result beside its machine into results/, one file per thread count."""
+    """Write a result beside the machine and its limits into results/, one file per thread count."""
     if arguments.quick:
         return
     threads = torch.get_num_threads()
     path = RESULTS / f"{name}_{threads}_thread{'s' if threads > 1 else ''}.json"
-    record = {"provisional": arguments.provisional, "machine": machine(), **result}
+    about = {"machine": machine(), "limits": asdict(measure_limits())}
+    record = {"provisional": arguments.provisional, **about, **result}
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"stored in {path.relative_to(RESULTS.parent.parent)}")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from _measure import argument_parser, interleave, store
+from _measure import Limits, argument_parser, interleave, measure_limits, store
 from layer import CLASSES, WIDTH, K, Problem, gradient, weft
 from torch import Tensor
 
@@ -23,15 +23,6 @@ from weft.graph._boundary import FreeSystem, unreached
 from weft.graph._edges import edge_inner, laplacian_product, squared_distances
 from weft.graph._graph import unique_edges
 from weft.graph._weights import pair_weights
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the machine does: operations and bytes per second."""
-
-    float32: float
-    float64: float
-    copy: float
 
 
 @dataclass(frozen=True)
@@ -45,27 +36,6 @@ class Part:
     def least(self, limits: Limits) -> float:
         """Return the seconds that the machine's limits ask for."""
         return max(self.flops / limits.float32, self.bytes / limits.copy)
-
-
-def measure_limits(size: int, copied: int) -> Limits:
-    single = torch.randn(size, size)
-    double = single.double()
-    source = torch.randn(copied // 4)
-    target = torch.empty_like(source)
-    timings = interleave(
-        {
-            "float32": lambda: single @ single,
-            "float64": lambda: double @ double,
-            "copy": lambda: target.copy_(source),
-        },
-        rounds=9,
-    )
-    flops = 2 * size**3
-    return Limits(
-        flops / timings["float32"].wall,
-        flops / timings["float64"].wall,
-        2 * source.nbytes / timings["copy"].wall,  # read and written
-    )
 
 
 def parts_of_step(problem: Problem) -> dict[str, Part]:
@@ -153,7 +123,7 @@ def break_down(num_nodes: int, limits: Limits, rounds: int) -> dict[str, object]
 
 def main() -> None:
     arguments = argument_parser(__doc__).parse_args()
-    limits = measure_limits(200, 2**20) if arguments.quick else measure_limits(2000, 2**28)
+    limits = measure_limits(200, 2**20) if arguments.quick else measure_limits()
     print(
         f"matrix product {limits.float32 / 1e9:.0f} GFLOP/s in float32, "
         f"{limits.float64 / 1e9:.0f} in float64; copy {limits.copy / 1e9:.1f} GB/s"
@@ -161,7 +131,7 @@ def main() -> None:
     sizes, rounds = ((700,), 2) if arguments.quick else ((1500, 5000), 21)
     result = {str(size): break_down(size, limits, rounds) for size in sizes}
     settings = {"k": K, "width": WIDTH, "classes": CLASSES}
-    store("where_time_goes", {**settings, "limits": vars(limits), "sizes": result}, arguments)
+    store("where_time_goes", {**settings, "sizes": result}, arguments)
 
 
 if __name__ == "__main__":
