@@ -195,11 +195,9 @@ class AnchorGraph:
         """
         links = self.link(queries, inputs)
         with torch.autocast(self.scores.device.type, enabled=False):
-            if not exact:
-                return self._interpolate(links)
-            blocks = zip(links.anchors.split(256), links.weights.split(256), strict=True)
-            return torch.cat([self._query_exactly(Links(*block)) for block in blocks])
+            return self._in_blocks(links, by_label=False) if exact else self._interpolate(links)
 
+    @torch.no_grad()
     def label_weights(
         self, queries: Float[Tensor, "q d"], inputs: Float[Tensor, "q p"] | None = None
     ) -> Float[Tensor, "q n"]:
@@ -208,23 +206,22 @@ class AnchorGraph:
         The weights are those of the solve with the query added: they reproduce
         `query(queries, exact=True)` and sum to one minus the abstention.
         """
-        identity = torch.eye(len(self.known), dtype=self.scores.dtype, device=self.scores.device)
-        known = self.known.nonzero().squeeze(1)
-        harmonic = laplace_learning(
-            self.graph, identity[:, known], self.known, tau=self.tau, normalization=None,
-            solver=self.solver,
-        )  # fmt: skip
-        onto = AnchorGraph(**{**vars(self), "labels": identity[:, known], "scores": harmonic})
-        weights = self.scores.new_zeros(len(queries), len(self.known))
-        weights[:, known] = onto.query(queries, inputs, exact=True)
-        return weights
+        links = self.link(queries, inputs)
+        with torch.autocast(self.scores.device.type, enabled=False):
+            return self._in_blocks(links, by_label=True)
 
     def _interpolate(self, links: Links) -> Tensor:
         total = links.weights.sum(1, keepdim=True) + self.tau
         shares = torch.where(total > 0, links.weights / torch.where(total > 0, total, 1.0), 0.0)
         return torch.einsum("qk,qkc->qc", shares, self.scores[links.anchors])
 
-    def _query_exactly(self, links: Links) -> Tensor:
+    def _in_blocks(self, links: Links, by_label: bool) -> Tensor:
+        rows = 2**22 // max(1, links.anchors.shape[1] * len(self.known))  # 32 MiB a solve
+        parts = (part.split(max(1, min(256, rows))) for part in links)
+        blocks = zip(*parts, strict=True)
+        return torch.cat([self._query_exactly(Links(*block), by_label) for block in blocks])
+
+    def _query_exactly(self, links: Links, by_label: bool) -> Tensor:
         """Eliminate the query; what is left is the anchors' system plus a rank-k change.
 
         With w the query's weights, D = diag(w) on its free neighbours S and e = sum(w) + tau,
@@ -244,16 +241,21 @@ class AnchorGraph:
         weight = torch.where(free, every, 0.0)
         total = every.sum(1) + self.tau
         safe = torch.where(total > 0, total, 1.0)
-        values = self.scores[links.anchors]
-        fixed_part = torch.einsum("qk,qkc->qc", every - weight, values)
-        columns, column_of = at[free].unique(return_inverse=True)  # those of several queries once
-        if len(columns) == 0:
-            return torch.where(total[:, None] > 0, fixed_part / safe[:, None], 0.0)
-        units = values.new_zeros(len(self.system.nodes), len(columns))
+        columns, slot_of = at[free].unique(return_inverse=True)  # those of several queries once
+        units = every.new_zeros(len(self.system.nodes), len(columns))
         units[columns, torch.arange(len(columns), device=columns.device)] = 1
-        green, _ = self.solver.solve(self.factor, units)  # (f, distinct neighbours)
         slot = torch.zeros_like(at)
-        slot[free] = column_of
+        slot[free] = slot_of
+        # (f, distinct neighbours)
+        green = self.solver.solve(self.factor, units)[0] if len(columns) else units
+        values = (
+            self._labels_behind(links.anchors, free, green, slot)
+            if by_label
+            else self.scores[links.anchors]
+        )
+        fixed_part = torch.einsum("qk,qkc->qc", every - weight, values)
+        if not len(columns):
+            return torch.where(total[:, None] > 0, fixed_part / safe[:, None], 0.0)
         both = free[:, :, None] & free[:, None, :]
         z = torch.where(both, green[at.clamp_min(0)[:, :, None], slot[:, None, :]], 0.0)
         m = torch.diag_embed(weight) - weight[:, :, None] * weight[:, None, :] / safe[:, None, None]
@@ -263,3 +265,10 @@ class AnchorGraph:
         moved = torch.linalg.solve(identity + z @ m, start)
         result = (torch.einsum("qk,qkc->qc", weight, moved) + fixed_part) / safe[:, None]
         return torch.where(total[:, None] > 0, result, 0.0)
+
+    def _labels_behind(self, anchors: Tensor, free: Tensor, green: Tensor, slot: Tensor) -> Tensor:
+        """Return the weights of all labels in the scores of the given anchors, (q, k, n)."""
+        itself = green.new_zeros(*anchors.shape, len(self.known)).scatter_(2, anchors[..., None], 1)
+        if not green.shape[1]:
+            return itself
+        return torch.where(free[..., None], self.system.outflow(green).T[slot], itself)
