@@ -1,4 +1,4 @@
-"""What README.md and docs/ show is true: Python blocks run, commands and their flags exist.
+"""What README.md, docs/ and other pages show is true: Python blocks run, commands and their flags exist.
 
 The Python blocks of one page run in order, in one namespace and in an empty folder. What a
 block needs and a reader does not, stands in a block inside an HTML comment before it.
@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(ROOT.glob("benchmarks/*.md")),
+    *sorted(ROOT.glob("experiments/**/*.md")),
+]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^ *```", re.M | re.S)
 OPTIONAL = {"datasets", "lightning", "torchvision", "transformers"}  # extras not in `dev`
 
