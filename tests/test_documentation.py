@@ -1,4 +1,4 @@
-"""What README.md, docs/ and other pages show is true: Python blocks run, commands and their flags exist.
+"""What the README and other pages show is true: Python blocks run, commands and flags exist.
 
 The Python blocks of one page run in order, in one namespace and in an empty folder. What a
 block needs and a reader does not, stands in a block inside an HTML comment before it.
