@@ -231,6 +231,27 @@ def test_refuses_an_edge_index_that_is_none(index, weights, message):
         Graph.from_edge_index(index, weights, num_nodes=4)
 
 
+def test_the_laplacian_of_a_sum_is_the_sum_of_the_laplacians(random_graph):
+    first, second = random_graph(8, 6, seed=1), random_graph(8, 6, seed=2)
+    assert_close((first + second).laplacian(), first.laplacian() + second.laplacian())
+    assert_close((first + first).laplacian(), 2 * first.laplacian())
+    nothing = Graph(EMPTY, torch.empty(0, dtype=torch.float64), 8)
+    assert torch.equal((first + nothing).weights, first.weights)
+
+    def total(weights, more):
+        return (first.with_weights(weights) + second.with_weights(more)).weights
+
+    inputs = tuple(graph.weights.clone().requires_grad_() for graph in (first, second))
+    assert gradcheck(total, inputs)
+
+
+def test_refuses_to_add_graphs_on_other_nodes(random_graph):
+    with pytest.raises(ValueError, match="must have the same nodes to be added, got 8 in 1 and 9"):
+        random_graph(8, 3) + random_graph(9, 3)
+    with pytest.raises(ValueError, match=r"got 8 in 1 and 8 in 2 graphs: build them from the same"):
+        random_graph(8, 3) + Graph(EMPTY, torch.empty(0, dtype=torch.float64), 8, 2)
+
+
 def test_with_weights_keeps_the_rest_and_checks(random_graph):
     graph = random_graph(6, 4)
     other = graph.with_weights(2 * graph.weights)

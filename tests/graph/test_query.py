@@ -247,6 +247,16 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert_close(scores.sum(1), torch.ones(4))
 
 
+def test_a_graph_built_in_inference_mode_answers_there_and_after():
+    features, labels, known = anchors()
+    queries = points(11, 3, 2)
+    expected = AnchorGraph.build(features, labels, known, 6).query(queries, exact=True)
+    with torch.inference_mode():
+        graph = AnchorGraph.build(features, labels, known, 6)
+        assert_close(graph.query(queries, exact=True), expected)
+    assert_close(graph.query(queries, exact=True), expected)
+
+
 def test_nothing_has_a_gradient():
     features, labels, known = anchors()
     graph = AnchorGraph.build(features.requires_grad_(), labels.requires_grad_(), known, 6)

@@ -102,6 +102,24 @@ def test_a_user_may_bring_kernel_bandwidth_and_neighbors_as_functions():
     assert_close(adjacency(ours), expected)
 
 
+@pytest.mark.parametrize("columns", [slice(0, 4), slice(0, 5)], ids=["itself", "too many"])
+def test_refuses_neighbors_that_are_not_k_others(columns):
+    with pytest.raises(ValueError, match="must return 4 other rows for each of 12, got shape"):
+        knn_graph(
+            points(2, 12, 3), 4, neighbors=lambda x, k: torch.cdist(x, x).argsort(1)[:, columns]
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_that_are_not_contiguous_are_read_right(dtype):
+    features = points(2, 3, 40, dtype=dtype).T.requires_grad_()
+    graph = knn_graph(features, 5)
+    expected = knn_graph(features.detach().contiguous(), 5)
+    assert torch.equal(graph.edges, expected.edges)
+    assert_close(graph.weights, expected.weights)
+    graph.weights.sum().backward()
+
+
 def test_approximate_neighbors_that_find_all_give_the_same_graph():
     pytest.importorskip("faiss")
     features = points(3, 200, 3)

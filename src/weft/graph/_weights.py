@@ -163,6 +163,11 @@ def knn_graph(
             [neighbors(points[at : at + block], k) + at for at in range(0, num_nodes, block)]
         )
         node = torch.arange(num_nodes, device=points.device)
+        if found.shape != (num_nodes, k) or (found == node[:, None]).any():
+            raise ValueError(
+                f"`neighbors` must return {k} other rows for each of {num_nodes}, got shape "
+                f"{tuple(found.shape)} or a row itself: drop the row from its own neighbours."
+            )
         edges, keys = unique_edges(node.repeat_interleave(k), found.reshape(-1), num_nodes)
         squared = squared_distances(points, edges)
         # The edge to the k-th neighbour is among the edges: find it, and its distance is known.
