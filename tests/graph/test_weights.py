@@ -368,6 +368,13 @@ def test_refuses_one_neighbor_with_the_tapered_kernel():
         knn_graph(torch.ones(5, 2), 1, kernel=Tapered())
 
 
+def test_refuses_to_search_under_vmap_and_names_the_way_out():
+    with pytest.raises(
+        NotImplementedError, match=r"pass features of shape \(b, n, d\), or map only"
+    ):
+        torch.func.vmap(lambda x: knn_graph(x, 2).weights)(points(16, 3, 10, 2))
+
+
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [

@@ -18,7 +18,11 @@ from weft.graph._solve import SolveLog, solve_system
 
 
 class Unreached(Enum):
-    """What a node gets that no label reaches: its component has no label and no decay."""
+    """What a node gets that no label reaches: its component has no label and no decay.
+
+    Nor does a thread reach it: a label or decay counts if its way into each node on its path has
+    more than 1e-5 of that node's degree in float32, 1e-9 in float64. Less is lost in rounding.
+    """
 
     ABSTAIN = "abstain"
     """Zero scores: all its mass is abstention."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft._check import at_least_float32, check_finite
+from weft._check import at_least_float32, check_finite, values_of
 from weft.graph._edges import squared_distances
 from weft.graph._graph import Graph, unique_edges
 from weft.graph._neighbors import ExactNeighbors, Neighbors
@@ -201,8 +201,9 @@ def _check_features(features: Tensor, k: int, kernel: Kernel) -> None:
             f"`features` must have shape (n, d) or (b, n, d), got {tuple(features.shape)}: "
             "flatten images first."
         )
-    check_finite("features", features.detach())
-    largest = features.detach().abs().amax().item() if features.numel() else 0.0
+    values = values_of(features)
+    check_finite("features", values)
+    largest = values.abs().amax().item() if values.numel() else 0.0
     most = torch.finfo(at_least_float32(features[:0]).dtype).max
     if largest > (most / (4 * max(1, features.shape[-1]))) ** 0.5:
         raise ValueError(
