@@ -171,7 +171,7 @@ class _SquaredDistances(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, edges = ctx.saved_tensors
-        return 2 * laplacian_product(grad, features, edges), None
+        return laplacian_product(2 * grad, features, edges), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
@@ -196,7 +196,7 @@ class _LaplacianProduct(torch.autograd.Function):
         wide_weights, wide = weights.double(), x.double()
         adjacency = csr_matrix(row_start, columns, wide_weights[edge_of])
         degrees = node_sums(wide_weights, edges, len(x))
-        return (degrees[:, None] * wide - csr_product(adjacency, wide)).to(x.dtype)
+        return (degrees[:, None] * wide).sub_(csr_product(adjacency, wide)).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
