@@ -126,7 +126,7 @@ def test_points_that_are_not_contiguous_are_read_right(generator):
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_coarse_matrix_products_do_not_change_the_result(precision, generator, device):
-    features = random(generator).float().to(device)
+    features = torch.randn(600, 64, generator=generator).to(device)
     exact = ExactNeighbors()(features, 9)
     torch.set_float32_matmul_precision(precision)
     try:
@@ -139,7 +139,7 @@ def test_coarse_matrix_products_set_for_one_backend_do_not_change_the_result(gen
     backend = getattr(torch.backends.mkldnn, "matmul", None)
     if not hasattr(backend, "fp32_precision"):
         pytest.skip("this torch sets the precision of products in one place only")
-    features = random(generator).float()
+    features = torch.randn(600, 64, generator=generator)
     exact, before = ExactNeighbors()(features, 9), backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:

@@ -192,6 +192,14 @@ def test_identical_points_make_a_connected_graph_of_ones(kernel, bandwidth):
     assert not features.grad.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_node_on_all_its_neighbors_has_no_gradient_by_the_taper(dtype):
+    features = points(7, 8, 3, dtype=dtype).repeat(9, 1).requires_grad_()
+    graph = knn_graph(features, 4, kernel=Tapered(), bandwidth=Constant())
+    graph.weights.sin().sum().backward()
+    assert features.grad.abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("value", [1e-30, 1e-3])
 def test_a_constant_bandwidth_too_narrow_gives_weights_of_zero(value):
     features = points(8, 30, 3, dtype=torch.float32).requires_grad_()
