@@ -40,7 +40,7 @@ def main() -> None:
     rows = {}
     names = ("n", "MB", "bytes/(n k)", "x features", "dense MB", "dense/weft")
     print("".join(f"{name:>12}" for name in names))
-    for size in (800,) if arguments.quick else (5_000, 10_000, 20_000):
+    for size in (2_000,) if arguments.quick else (5_000, 10_000, 20_000):
         command = [sys.executable, __file__, "--child", str(size)]
         used = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         dense = DENSE_MATRICES * 4 * size**2
