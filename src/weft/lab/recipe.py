@@ -39,6 +39,11 @@ class Recipe:
     """
 
     data: str = _field("digits", "data set: a name, a .npz or .csv file, or a folder of images")
+    imbalance: float = _field(
+        1.0,
+        "largest over smallest class that the training part is thinned to; 1 = as it is",
+        least=1,
+    )
     labels: int = _field(0, "labelled training samples to use; 0 = all", least=0)
     valid_fraction: float = _field(
         0.0, "share of the labels kept to validate on", least=0, most=0.9
@@ -167,10 +172,13 @@ class Recipe:
         return torch.device(here if self.device == "auto" else self.device)
 
     def load_data(self) -> "tuple[Dataset, Split]":
-        """Load the data set and choose the labels that training may see."""
+        """Load the data set, long-tailed if so asked, and choose the labels to train on."""
         from weft.lab.data import load_data, split_labels
+        from weft.lab.long_tail import long_tailed
 
         data = load_data(self.data, seed=self.seed)
+        if self.imbalance > 1:
+            data = long_tailed(data, self.imbalance, self.seed)
         budget = self.labels or None
         return data, split_labels(data.train_labels, budget, self.valid_fraction, self.seed)
 
