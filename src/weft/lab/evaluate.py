@@ -15,11 +15,11 @@ from torch import Tensor
 from weft.heads import Batches, GraphClassifier, Prediction, Queries, Whole, predict
 from weft.lab._reasons import WholeGraph
 from weft.lab._trained import Trained, encode, load_trained
+from weft.lab.measures import calibration_error
 from weft.lab.runs import Run
 
 MOST_STORED = 2000
 NUM_REASONS = NUM_NEIGHBORS = 10
-NUM_BINS = 15
 NUM_GAP = 100
 
 
@@ -101,14 +101,10 @@ def summarize(probabilities: Float[Tensor, "m c"], labels: Int[Tensor, " m"]) ->
     Confidence is the probability as stated: a head that abstains by half is at most half sure.
     Calibration is measured in 15 bins of equal width.
     """
-    confidence, predicted = probabilities.max(dim=1)
-    right = (predicted == labels).double()
-    bins = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-    gaps = torch.zeros(NUM_BINS, dtype=torch.float64)
-    gaps.index_add_(0, bins, right - confidence.double())
+    right = (probabilities.argmax(dim=1) == labels).double()
     return {
         "accuracy": right.mean().item(),
-        "ece": gaps.abs().sum().item() / len(labels),
+        "ece": calibration_error(probabilities, labels),
         "abstention": (1 - probabilities.sum(dim=1)).mean().clamp(min=0).item(),
     }
 
