@@ -146,7 +146,7 @@ def compose_digits(seed: int, *, imbalance: float = 100.0) -> MultiLabelDataset:
     rank = torch.randperm(10, generator=generator)
     order = torch.randperm(len(digits), generator=generator)
     half = len(order) // 2
-    parts = []
+    parts: list[tuple[Tensor, Tensor]] = []
     for pool, count, ratio in ((order[:half], NUM_TRAIN, imbalance), (order[half:], NUM_TEST, 1.0)):
         # A picture is drawn by the chance of its digit, shared among the pictures of that digit.
         chance = ratio ** (-rank / 9) / digits[pool].bincount(minlength=10)
