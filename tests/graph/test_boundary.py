@@ -126,3 +126,15 @@ def test_nodes_without_edges_are_reached_by_their_own_source_only():
     graph = Graph(torch.empty(2, 0, dtype=torch.long), torch.empty(0), 3)
     sources = torch.tensor([1e-30, 0.0, torch.inf])
     assert unreached(graph, sources).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("length", [3, 20, 400])
+def test_a_long_path_is_reached_up_to_its_weak_edge_and_no_further(length, backwards, generator):
+    order = torch.randperm(length + 1, generator=generator)  # so that no sweep takes it in one go
+    weights = torch.ones(length).index_fill(0, torch.tensor(length - 2), 1e-9)
+    if backwards:
+        order = order.flip(0)
+    graph = Graph.from_edge_index(torch.stack([order[:-1], order[1:]]), weights)
+    sources = torch.zeros(length + 1).index_fill(0, order[0], torch.inf)
+    assert unreached(graph, sources)[order].tolist() == [False] * (length - 1) + [True] * 2

@@ -196,7 +196,8 @@ class _LaplacianProduct(torch.autograd.Function):
         wide_weights, wide = weights.double(), x.double()
         adjacency = csr_matrix(row_start, columns, wide_weights[edge_of])
         degrees = node_sums(wide_weights, edges, len(x))
-        return (degrees[:, None] * wide).sub_(csr_product(adjacency, wide)).to(x.dtype)
+        product = csr_product(adjacency, wide)
+        return product.neg_().addcmul_(degrees[:, None], wide).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -241,22 +241,36 @@ def reachable(
     least: Float[Tensor, " n"],
     start: Bool[Tensor, " n"],
 ) -> Bool[Tensor, " n"]:
-    """Return which nodes a walk from `start` can enter; SciPy searches, on the CPU.
+    """Return which nodes a walk from `start` can enter.
 
-    An edge is passed where its weight is above `least` of the node it enters.
+    An edge is passed where its weight is above `least` of the node it enters. A few sweeps over
+    the edges, on their device, settle graphs whose nodes are near `start`; SciPy the long ones.
     """
-    i, j = edges.cpu().numpy()
-    weight, bound, first = (part.cpu().numpy() for part in (weights, least, start))
-    into_j, into_i, first = weight > bound[j], weight > bound[i], np.flatnonzero(first)
+    i, j = edges
+    into_j, into_i = weights > least[j], weights > least[i]
+    reached, count = start.clone(), -1
+    for _ in range(8):
+        before, count = count, int(reached.sum())
+        if count in (before, len(reached)):
+            return reached
+        reached[j[into_j & reached[i]]] = True
+        reached[i[into_i & reached[j]]] = True
+    tail, head = torch.cat([i[into_j], j[into_i]]), torch.cat([j[into_j], i[into_i]])
+    return _reachable_by_search(tail, head, reached)
+
+
+def _reachable_by_search(tail: Tensor, head: Tensor, start: Tensor) -> Tensor:
+    """Do what `reachable` does along directed edges; SciPy searches, on the CPU."""
     # The search has one node to begin with: one more, which leads to all of `start`.
-    num_nodes = len(bound)
-    tail = np.concatenate([i[into_j], j[into_i], np.full(len(first), num_nodes)])
-    head = np.concatenate([j[into_j], i[into_i], first])
-    pattern = sparse.coo_array((np.ones(len(tail)), (tail, head)), (num_nodes + 1, num_nodes + 1))
+    num_nodes, first = len(start), start.nonzero().squeeze(1)
+    ends = torch.stack([tail, head]), torch.stack([torch.full_like(first, num_nodes), first])
+    ends = torch.cat(ends, dim=1).cpu().numpy()
+    ones = np.ones(ends.shape[1])
+    pattern = sparse.coo_array((ones, tuple(ends)), (num_nodes + 1, num_nodes + 1))
     entered = csgraph.breadth_first_order(pattern, num_nodes, return_predecessors=False)
     reached = torch.zeros(num_nodes + 1, dtype=torch.bool)
     reached[torch.from_numpy(entered.astype(np.int64))] = True
-    return reached[:-1].to(edges.device)
+    return reached[:-1].to(start.device)
 
 
 @on_values

@@ -7,6 +7,7 @@ again in float64, and at last by direct differences.
 The result is then the same on every device, and ties go to the lower index.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,11 +76,15 @@ class ExactNeighbors:
         # All memory is taken at once: small results between freed blocks would tear the heap.
         values = points.new_empty(len(rows), count)
         indices = found.new_empty(len(rows), count)
-        height = min(len(rows), self._rows_per_chunk(points))
+        chunks = math.ceil(len(rows) / self._rows_per_chunk(points))
+        height = math.ceil(len(rows) / chunks)
         block = points.new_empty(height, len(points))
+        # <(-2 x, 1), (y, |y|^2)> = |x - y|^2 - |x|^2: one product, and no pass to add the norms.
+        left = torch.cat([-2 * points, torch.ones_like(norms)[:, None]], dim=1)
+        right = torch.cat([points, norms[:, None]], dim=1).T
         for part, *kept in zip(*(x.split(height) for x in (rows, values, indices)), strict=True):
             distances = block[: len(part)]
-            torch.addmm(norms, points[part], points.T, alpha=-2, out=distances)  # less |x_i|^2
+            torch.mm(left[part], right, out=distances)
             distances.scatter_(1, part[:, None], torch.inf)
             for slot, smallest in zip(kept, _smallest(distances, count), strict=True):
                 slot.copy_(smallest)
@@ -136,10 +141,11 @@ class _Candidates:
 def _rounding(points: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
     """Bound the rounding error of squared distances that are computed by products.
 
-    |fl(<x, y>) - <x, y>| <= gamma |x| |y|, and the same order for the two norms.
+    A sum of d + 1 products is off by at most gamma times the sum of their sizes, here
+    2 |x| |y| + |y|^2 <= |x|^2 + 2 |y|^2; the norms' own errors are of that order.
     """
     gamma = (points.shape[1] + 4) * torch.finfo(points.dtype).eps
-    return gamma * (norms[rows] + norms.max())
+    return gamma * (norms[rows] + 2 * norms.max())
 
 
 def _are_certain(values: Tensor, k: int, error: Tensor) -> Tensor:
@@ -255,10 +261,10 @@ def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]
     if buckets < 2 * count or values.device.type != "cpu":
         return values.topk(count, largest=False)
     depth = num_columns // buckets
+    minima = values[:, : depth * buckets].reshape(num_rows, depth, buckets).amin(1)
+    bound = np.partition(minima.numpy(), count - 1, axis=1)[:, count - 1, None]
     table = values.numpy()
-    minima = table[:, : depth * buckets].reshape(num_rows, depth, buckets).min(1)
-    bound = np.partition(minima, count - 1, axis=1)[:, count - 1, None]
-    at = np.flatnonzero(table <= bound)
+    at = _places(table <= bound)
     start = np.searchsorted(at, num_columns * np.arange(num_rows + 1))
     in_row = np.diff(start)
     row = np.repeat(np.arange(num_rows), in_row)
@@ -268,9 +274,19 @@ def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]
     columns = np.zeros((num_rows, width), np.int64)
     short.reshape(-1)[to] = table.reshape(-1)[at]
     columns.reshape(-1)[to] = at - row * num_columns
-    order = short.argsort(axis=1)[:, :count]
-    smallest, places = (np.take_along_axis(part, order, 1) for part in (short, columns))
-    return torch.from_numpy(smallest), torch.from_numpy(places)
+    order = torch.from_numpy(short.argsort(axis=1)[:, :count])
+    return torch.from_numpy(short).gather(1, order), torch.from_numpy(columns).gather(1, order)
+
+
+def _places(mask: np.ndarray) -> np.ndarray:
+    """Return where a mask with few true entries is true, flat; looks at eight at a time."""
+    flat = mask.reshape(-1)
+    whole = len(flat) // 8 * 8
+    words = flat[:whole].view(np.uint64)
+    word = np.flatnonzero(words != 0)
+    inside = np.flatnonzero(words[word].view(np.bool_))
+    places = 8 * word[inside >> 3] + (inside & 7)
+    return np.concatenate([places, whole + np.flatnonzero(flat[whole:])])
 
 
 def _drop_self(found: Int[Tensor, "n k+1"]) -> Int[Tensor, "n k"]:

@@ -16,7 +16,14 @@ from weft.graph._graph import Graph
 from weft.graph._laplace import laplace_learning
 from weft.graph._linear_solvers import LinearSolver, default_solver
 from weft.graph._neighbors import ExactNeighbors, Neighbors
-from weft.graph._weights import Bandwidth, Gaussian, Kernel, SelfTuned, knn_graph, pair_weights
+from weft.graph._weights import (
+    Bandwidth,
+    Gaussian,
+    Kernel,
+    SelfTuned,
+    knn_graph_and_scales,
+    pair_weights,
+)
 
 
 class Links(NamedTuple):
@@ -36,22 +43,6 @@ class _Space:
     kernel: Kernel
     bandwidth: Bandwidth
     scale: float
-
-    @classmethod
-    def of(
-        cls,
-        points: Tensor,
-        k: int,
-        kernel: Kernel,
-        bandwidth: Bandwidth,
-        neighbors: Neighbors,
-        scale: float,
-    ) -> "_Space":
-        own = min(k, len(points) - 1)
-        here = torch.arange(len(points), device=points.device)
-        kth = neighbors(points, own)[:, -1] if own else here
-        kth_squared = (points - points[kth]).square().sum(1)
-        return cls(points, kth_squared, min(k, len(points)), kernel, bandwidth, scale)
 
     def link(self, queries: Tensor) -> Links:
         check_floating("queries", queries, "q d")
@@ -136,10 +127,11 @@ class AnchorGraph:
             points.append(inputs.detach().to(features.dtype))
         spaces, graph = [], None
         for coordinates, scale in zip(points, (1.0, input_edges), strict=False):
-            own = knn_graph(coordinates, k, kernel=kernel, bandwidth=bandwidth, neighbors=neighbors)
+            own, kth = knn_graph_and_scales(coordinates, k, kernel, bandwidth, neighbors)
             own = own.with_weights(scale * own.weights)
             graph = own if graph is None else graph + own
-            spaces.append(_Space.of(coordinates, k, kernel, bandwidth, neighbors, scale))
+            near = min(k, len(coordinates))
+            spaces.append(_Space(coordinates, kth, near, kernel, bandwidth, scale))
         assert graph is not None
         labels = labels.to(features.dtype)
         scores = laplace_learning(graph, labels, known, tau=tau, normalization=None, solver=solver)

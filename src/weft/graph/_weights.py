@@ -148,6 +148,13 @@ def knn_graph(
     Source: Brown et al., GLL, arXiv 2412.08016; the kernel and self-tuning as in its released
     code, the neighbours exact. The taper is ours.
     """
+    return knn_graph_and_scales(features, k, kernel, bandwidth, neighbors)[0]
+
+
+def knn_graph_and_scales(
+    features: Tensor, k: int, kernel: Kernel, bandwidth: Bandwidth, neighbors: Neighbors
+) -> tuple[Graph, Float[Tensor, " n"]]:
+    """Do what `knn_graph` does; also return each node's squared distance to its k-th neighbour."""
     _check_features(features, k, kernel)
     episodes = features if features.ndim == 3 else features[None]
     num_graphs, block, width = episodes.shape
@@ -158,7 +165,8 @@ def knn_graph(
         if k < 1 or not num_graphs:  # nodes without any neighbour, or none at all
             edges = torch.empty(2, 0, dtype=torch.long, device=points.device)
             weights = squared_distances(points, edges)
-            return Graph(edges, weights, num_nodes, max(1, num_graphs))
+            graph = Graph(edges, weights, num_nodes, max(1, num_graphs))
+            return graph, points.new_zeros(num_nodes)
         found = torch.cat(
             [neighbors(points[at : at + block], k) + at for at in range(0, num_nodes, block)]
         )
@@ -176,7 +184,7 @@ def knn_graph(
         kth_squared = squared[torch.searchsorted(keys, key)]
         i, j = edges
         weights = pair_weights(squared, kth_squared[i], kth_squared[j], kernel, bandwidth)
-    return Graph(edges, weights, num_nodes, num_graphs)
+    return Graph(edges, weights, num_nodes, num_graphs), kth_squared
 
 
 def pair_weights(
