@@ -1,5 +1,6 @@
 """Combinatorial solvers as layers: any solver, and any rule to differentiate it."""
 
+from weft.discrete._imle import IMLE, AdaptiveIMLE
 from weft.discrete._layer import solve_discrete
 from weft.discrete._losses import (
     average_precision_loss,
@@ -10,31 +11,48 @@ from weft.discrete._losses import (
 )
 from weft.discrete._margins import informed_margin, margin_size, noise_margin
 from weft.discrete._noise import Gumbel, Normal, SumOfGamma
+from weft.discrete._perturbed import Perturbed, PerturbedMultiplicative
 from weft.discrete._problem import Problem, Rule, SolverLog
 from weft.discrete._projections import Projection, project_costs
-from weft.discrete._rules import Blackbox, Identity
+from weft.discrete._relaxations import neural_sort, sinkhorn, soft_argmin, soft_sort
+from weft.discrete._rules import Blackbox, Identity, StraightThrough
 from weft.discrete._solver import FunctionSolver, Solver
+from weft.discrete._solvers.assignment import Assignment
+from weft.discrete._solvers.grids import GridPath
+from weft.discrete._solvers.selection import Ranking, TopK
+from weft.discrete._solvers.tours import Tour
+from weft.discrete._subsets import subset_marginals
 
 __all__ = [
+    "IMLE",
+    "AdaptiveIMLE",
     "Blackbox",
     "FunctionSolver",
     "Gumbel",
     "Identity",
     "Normal",
+    "Perturbed",
+    "PerturbedMultiplicative",
     "Problem",
     "Projection",
     "Rule",
     "Solver",
     "SolverLog",
+    "StraightThrough",
     "SumOfGamma",
     "average_precision_loss",
     "fenchel_young_loss",
     "hamming_l1",
     "informed_margin",
     "margin_size",
+    "neural_sort",
     "noise_margin",
     "project_costs",
     "recall_loss",
+    "sinkhorn",
+    "soft_argmin",
+    "soft_sort",
     "solve_discrete",
     "spo_plus_loss",
+    "subset_marginals",
 ]

@@ -1,11 +1,14 @@
-"""Rules that see one solution: identity with projections, and blackbox interpolation.
+"""Rules that see one solution: identity with projections, blackbox interpolation, straight-through.
 
 A rule is a frozen object: what it returns in place of a gradient that is zero or undefined.
 Everything here is for minimisation; `solve_discrete` turns the signs for maximisation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from weft.discrete._problem import Problem
@@ -76,6 +79,46 @@ class Blackbox:
             return (ahead - outputs[0]) / self.strength
         behind = problem.solve(costs - self.strength * grad, moved=True)
         return (ahead - behind) / (2 * self.strength)
+
+
+@dataclass(frozen=True)
+class StraightThrough:
+    """A solution forward, the derivative of a relaxation backward.
+
+    With the relaxation -costs that is `Identity(Projection.NONE)`; others know the set better:
+    `partial(sinkhorn, temperature=0.1)` for assignments, `partial(subset_marginals, k=5)` for
+    subsets. With Gumbel noise on the costs and `soft_argmin` it is the straight-through
+    Gumbel-softmax.
+
+    Args:
+        relaxation: a differentiable function of costs (b, *item) to relaxed solutions of the same
+            shape, called as `relaxation(costs, mask)` where there is a mask.
+
+    Source: Bengio, Léonard, Courville, arXiv 1308.3432; Jang, Gu, Poole, ICLR 2017, section 2.2.
+    """
+
+    relaxation: Callable[..., Tensor]
+
+    def forward(self, problem: Problem, costs: Tensor) -> tuple[Tensor, ...]:
+        """Solve."""
+        return (problem.solve(costs),)
+
+    def backward(
+        self, problem: Problem, grad: Tensor, costs: Tensor, outputs: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Pull the gradient back through the relaxation."""
+        del outputs
+        extra = () if problem.mask is None else (problem.mask,)
+        if problem.mask is not None:
+            costs = costs.where(problem.mask, 0.0)
+        pulled: Any = torch.func.vjp(lambda costs: self.relaxation(costs, *extra), costs)
+        relaxed, pull = pulled
+        if relaxed.shape != grad.shape:
+            raise ValueError(
+                f"a relaxation must return the shape it was given, {tuple(grad.shape)}, got "
+                f"{tuple(relaxed.shape)}: one entry for each cost."
+            )
+        return pull(grad)[0]
 
 
 def check_positive(name: str, value: float) -> None:
