@@ -1,0 +1,1 @@
+"""The solvers, thin over libraries: selections, assignments, paths, trees, tours, programs."""
