@@ -1,5 +1,13 @@
 """Combinatorial solvers as layers: any solver, and any rule to differentiate it."""
 
+from weft.discrete._guards import (
+    CostReport,
+    GradientReport,
+    check_collapse,
+    check_loss,
+    check_projection,
+    compare_gradients,
+)
 from weft.discrete._imle import IMLE, AdaptiveIMLE
 from weft.discrete._layer import solve_discrete
 from weft.discrete._losses import (
@@ -22,13 +30,16 @@ from weft.discrete._solvers.grids import GridPath
 from weft.discrete._solvers.selection import Ranking, TopK
 from weft.discrete._solvers.tours import Tour
 from weft.discrete._subsets import subset_marginals
+from weft.discrete._suite import check_solver
 
 __all__ = [
     "IMLE",
     "AdaptiveIMLE",
     "Assignment",
     "Blackbox",
+    "CostReport",
     "FunctionSolver",
+    "GradientReport",
     "GridPath",
     "Gumbel",
     "Identity",
@@ -46,6 +57,11 @@ __all__ = [
     "TopK",
     "Tour",
     "average_precision_loss",
+    "check_collapse",
+    "check_loss",
+    "check_projection",
+    "check_solver",
+    "compare_gradients",
     "fenchel_young_loss",
     "hamming_l1",
     "informed_margin",
