@@ -27,8 +27,11 @@ from weft.discrete._rules import Blackbox, Identity, StraightThrough
 from weft.discrete._solver import FunctionSolver, Solver
 from weft.discrete._solvers.assignment import Assignment
 from weft.discrete._solvers.grids import GridPath
+from weft.discrete._solvers.matchings import PerfectMatching
+from weft.discrete._solvers.paths import GraphPath
 from weft.discrete._solvers.selection import Ranking, TopK
 from weft.discrete._solvers.tours import Tour
+from weft.discrete._solvers.trees import SpanningTree
 from weft.discrete._subsets import subset_marginals
 from weft.discrete._suite import check_solver
 
@@ -40,10 +43,12 @@ __all__ = [
     "CostReport",
     "FunctionSolver",
     "GradientReport",
+    "GraphPath",
     "GridPath",
     "Gumbel",
     "Identity",
     "Normal",
+    "PerfectMatching",
     "Perturbed",
     "PerturbedMultiplicative",
     "Problem",
@@ -52,6 +57,7 @@ __all__ = [
     "Rule",
     "Solver",
     "SolverLog",
+    "SpanningTree",
     "StraightThrough",
     "SumOfGamma",
     "TopK",
