@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.graph import ExactNeighbors, FaissNeighbors, recall
-from weft.graph._neighbors import _drop_self, _smallest
+from weft.graph._approximate import _drop_self
+from weft.graph._neighbors import _smallest
 
 
 def brute_force(features, k):
@@ -231,6 +232,40 @@ def test_faiss_finds_k_different_others(kind, generator):
         assert not (found == torch.arange(len(features))[:, None]).any()
         assert all(len(set(row)) == k for row in found.tolist())
         assert found.min() >= 0
+
+
+def test_faiss_refuses_to_find_less_than_was_demanded(generator):
+    pytest.importorskip("faiss")
+    spread = torch.randn(4000, 40, generator=generator)
+    message = r"`least_recall` asks for 0.990 of the true .* were found with probes = 1: raise"
+    with pytest.raises(ValueError, match=message):
+        FaissNeighbors(probes=1, least_recall=0.99)(spread, 10)
+    found = FaissNeighbors(probes=100, least_recall=0.99)(spread, 10)
+    assert torch.equal(found, FaissNeighbors(probes=100)(spread, 10))
+
+
+@pytest.mark.parametrize("block", [1, 700])
+def test_faiss_and_recall_give_the_same_in_blocks(generator, monkeypatch, block):
+    pytest.importorskip("faiss")
+    features = faiss_features(generator)[:1500]
+    whole = FaissNeighbors(cells=10)(features, 5)
+    share = recall(whole, features)
+    monkeypatch.setattr("weft.graph._approximate._BLOCK", block)
+    assert torch.equal(FaissNeighbors(cells=10)(features, 5), whole)
+    assert recall(whole, features) == share
+
+
+def test_faiss_searches_half_precision_as_it_is(generator):
+    pytest.importorskip("faiss")
+    features = faiss_features(generator).half()
+    found = FaissNeighbors(cells=20, probes=20)(features, 10)
+    assert torch.equal(found, FaissNeighbors(cells=20, probes=20)(features.float(), 10))
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.5])
+def test_faiss_refuses_a_recall_that_is_no_share(least):
+    with pytest.raises(ValueError, match=rf"`least_recall` must lie in \[0, 1\], got {least}"):
+        FaissNeighbors(least_recall=least)
 
 
 def test_faiss_refuses_no_cells_or_probes():

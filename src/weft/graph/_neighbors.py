@@ -1,4 +1,4 @@
-"""The k nearest neighbours of each row: exact on the tensor's device, or by a library's index.
+"""The k nearest neighbours of each row: what a search is, and the exact one, on any device.
 
 A search is an object that maps (features, k) to indices. The exact one certifies its answer:
 matrix products find candidates fast but round, so a row whose k-th place is closer to its
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from weft._check import check_finite, check_floating, on_values
@@ -52,7 +52,7 @@ class ExactNeighbors:
         Which rows belong to the set, and which is the k-th, is certain; the order among the
         first k - 1 is that of the rounded distances.
         """
-        _check_search(features, k)
+        check_search(features, k)
         points = features.detach().double()
         found = torch.empty(len(points), k, dtype=torch.long, device=points.device)
         rows = torch.arange(len(points), device=points.device)
@@ -154,84 +154,7 @@ def _are_certain(values: Tensor, k: int, error: Tensor) -> Tensor:
     return (gaps > 2 * error[:, None]).all(1)  # false where anything overflowed
 
 
-@dataclass(frozen=True)
-class FaissNeighbors:
-    """Approximate neighbours by an inverted-file index of the FAISS library, for large sets.
-
-    Needs the extra `weft[ann]`. Searches on the CPU in float32. How many true neighbours are
-    found depends on the data: from nearly all on low-dimensional features to 60 % on isotropic
-    ones, so measure with `recall` before trusting it.
-
-    Args:
-        cells: number of cells the space is cut into; `None` takes 4 sqrt(n).
-        probes: number of cells searched for each row; more is slower and more exact.
-    """
-
-    cells: int | None = None
-    probes: int = 16
-
-    def __post_init__(self) -> None:
-        if self.probes < 1 or (self.cells is not None and self.cells < 1):
-            raise ValueError(
-                f"`cells` and `probes` must be positive, got {self.cells} and {self.probes}."
-            )
-
-    @on_values
-    def __call__(self, features: Float[Tensor, "n d"], k: int) -> Int[Tensor, "n k"]:
-        """Return indices of k near other rows, nearest first, by float32 distance."""
-        _check_search(features, k)
-        try:
-            import faiss
-        except ImportError as error:
-            raise ImportError(
-                "FaissNeighbors needs the FAISS library, which is not installed: "
-                "pip install 'weft[ann]', or use ExactNeighbors()."
-            ) from error
-        points = features.detach().cpu().float().contiguous().numpy()
-        count, dim = points.shape
-        cells = max(1, min(self.cells or int(4 * count**0.5), count // 40))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, cells)
-        index.train(points)
-        index.add(points)
-        index.nprobe = min(cells, self.probes)
-        found = torch.from_numpy(index.search(points, k + 1)[1])
-        # A cell that is too small yields fewer than k; such a row is searched everywhere.
-        short = (found < 0).any(1).nonzero().squeeze(1)
-        if len(short):
-            index.nprobe = cells
-            found[short] = torch.from_numpy(index.search(points[short.numpy()], k + 1)[1])
-        return _drop_self(found).to(features.device)
-
-
-def recall(
-    found: Int[Tensor, "n k"],
-    features: Float[Tensor, "n d"],
-    *,
-    sample: int = 500,
-    generator: torch.Generator | None = None,
-) -> float:
-    """Return the share of true neighbours among those found, measured on a sample of rows.
-
-    One of several points at the k-th distance is as true as the others.
-
-    Args:
-        found: neighbours by any search.
-        features: what was searched.
-        sample: number of rows whose neighbours are searched again, exactly.
-        generator: draws the sample; the first rows are taken without one.
-    """
-    count, k = found.shape
-    order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
-    rows = order[:sample].to(found.device)
-    points = features.detach().double()
-    distances = torch.cdist(points[rows], points, compute_mode="donot_use_mm_for_euclid_dist")
-    distances[torch.arange(len(rows), device=rows.device), rows] = torch.inf
-    furthest = distances.kthvalue(k, dim=1, keepdim=True).values
-    hits = distances.gather(1, found[rows]) <= furthest
-    return hits.double().mean().item()
-
-
-def _check_search(features: Tensor, k: int) -> None:
+def check_search(features: Tensor, k: int) -> None:
     check_floating("features", features, "n d")
     check_finite("features", features.detach())
     if not 1 <= k < len(features):
@@ -287,10 +210,3 @@ def _places(mask: np.ndarray) -> np.ndarray:
     inside = np.flatnonzero(words[word].view(np.bool_))
     places = 8 * word[inside >> 3] + (inside & 7)
     return np.concatenate([places, whole + np.flatnonzero(flat[whole:])])
-
-
-def _drop_self(found: Int[Tensor, "n k+1"]) -> Int[Tensor, "n k"]:
-    """Remove each row's own index, or its last neighbour where the row did not find itself."""
-    own: Bool[Tensor, "n k+1"] = found == torch.arange(len(found))[:, None]
-    own[:, -1] |= ~own.any(1)
-    return found[~own].view(len(found), -1)
