@@ -59,6 +59,9 @@ def solve_discrete(
     flat = costs.reshape(-1, *item) if costs.numel() else costs.reshape(0, *item)
     if mask is not None:
         mask = mask.expand(costs.shape).reshape(flat.shape)
+        flat = flat.where(
+            mask, 0.0
+        )  # no rule reads what lies outside, nor returns a gradient for it
     call = _Call(solver, rule, log if log is not None else SolverLog())
     solution = _Discrete.apply(-flat if maximize else flat, mask, call)[0]  # pyright: ignore
     return solution.reshape(costs.shape)
@@ -110,10 +113,9 @@ class _Pull(torch.autograd.Function):
     def forward(
         mask: Tensor | None, call: _Call, grad: Tensor, costs: Tensor, *outputs: Tensor
     ) -> Tensor:
-        if mask is None:
-            return call.rule.backward(call.problem(None), grad, costs, outputs)
-        grad = call.rule.backward(call.problem(mask), grad.where(mask, 0.0), costs, outputs)
-        return grad.where(mask, 0.0)
+        if mask is not None:
+            grad = grad.where(mask, 0.0)
+        return call.rule.backward(call.problem(mask), grad, costs, outputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

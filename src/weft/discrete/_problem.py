@@ -63,7 +63,8 @@ class Problem:
 class Rule(Protocol):
     """How a solution is differentiated: a forward, and what it returns in place of a gradient.
 
-    Both are called with plain tensors whose batch is one axis, and without gradient.
+    Both are called with plain tensors whose batch is one axis, and without gradient. Outside the
+    mask, costs and gradient are zero; what is returned there is not used.
     """
 
     def forward(

@@ -109,8 +109,6 @@ class StraightThrough:
         """Pull the gradient back through the relaxation."""
         del outputs
         extra = () if problem.mask is None else (problem.mask,)
-        if problem.mask is not None:
-            costs = costs.where(problem.mask, 0.0)
         pulled: Any = torch.func.vjp(lambda costs: self.relaxation(costs, *extra), costs)
         relaxed, pull = pulled
         if relaxed.shape != grad.shape:
