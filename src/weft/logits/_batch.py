@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from weft._check import at_least_float32, check_floating
-from weft.logits._stats import check_ids, sum_over_processes
+from weft.logits._stats import check_ids, distributed, sum_over_processes
 
 
 def check_logits(logits: Tensor, num_classes: int) -> Tensor:
@@ -82,24 +81,29 @@ class Groups:
         members = targets.detach().to(dtype) if soft else targets
         mass = members.sum(0) if soft else targets.bincount(minlength=num_classes).to(dtype)
         mass = sum_over_processes(mass)
-        if num_classes <= len(targets) and not (dist.is_available() and dist.is_initialized()):
+        if num_classes <= len(targets) and not distributed():
             return cls(torch.arange(num_classes, device=targets.device), mass, members)
         classes = mass.nonzero().squeeze(1)
-        if soft:
-            return cls(classes, mass[classes], members[:, classes])
-        place = torch.empty_like(mass, dtype=torch.int64)
-        place[classes] = torch.arange(len(classes), device=targets.device)
-        return cls(classes, mass[classes], place[targets])
+        places = members[:, classes] if soft else torch.searchsorted(classes, targets)
+        return cls(classes, mass[classes], places)
+
+    def pick(self, values: Float[Tensor, " c"]) -> Float[Tensor, " m"]:
+        """Return the entries of the kept classes."""
+        return values if len(values) == len(self.classes) else values[self.classes]
 
     def sums(self, values: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """Return the sum of each class over its samples in all processes."""
         if self.members.ndim == 2:
-            return sum_over_processes(self.members.T @ values)
+            with torch.autocast(values.device.type, enabled=False):
+                return sum_over_processes(self.members.T @ values)
         sums = values.new_zeros(len(self.classes), values.shape[1])
         return sum_over_processes(sums.index_add_(0, self.members, values))
 
-    def spread(self, table: Float[Tensor, "m d"]) -> Float[Tensor, "n d"]:
-        """Give each sample the row of its class, or the mean of rows by its shares."""
+    def spread(
+        self, table: Float[Tensor, "m d"], *, out: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "n d"]:
+        """Write the row of its class for each sample, or the mean of rows by its shares."""
         if self.members.ndim == 2:
-            return self.members @ table
-        return table.index_select(0, self.members)
+            with torch.autocast(table.device.type, enabled=False):
+                return torch.matmul(self.members, table, out=out)
+        return torch.index_select(table, 0, self.members, out=out)

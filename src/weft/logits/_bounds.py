@@ -123,8 +123,8 @@ class ByConfidence:
         """Return s_c epsilon_c from the confidences."""
         threshold = confidence.nanmean() if self.threshold is None else self.threshold
         gap = threshold - confidence
-        bounds = gap.sign() * self.epsilon + self.delta_epsilon * gap
-        return bounds.nan_to_num(0.0)
+        gap = torch.where(gap.abs() > 1e-6, gap, 0.0)  # rounding takes no side; nor does NaN
+        return gap.sign() * self.epsilon + self.delta_epsilon * gap
 
 
 def warn_of_collapse(least: float) -> None:

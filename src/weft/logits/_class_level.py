@@ -79,10 +79,10 @@ class LPL(_Bounded):
     so |delta_c| <= epsilon_c for every class. The shift is a class-graded margin, and spreads the
     rest over the other classes as they are confused with c. It is a constant for the gradient, so
     the perturbed logits are differentiable to any order with the derivatives of `logits`. Only
-    classes in the batch are computed; one whose samples give all wrong classes together less than
-    1e-15 has no direction left, and is left alone. Under soft targets, samples count in a class
-    by their share, and get their shares of its shift. In a distributed training, the means are
-    those of all processes.
+    classes in the batch are computed; where their samples give all wrong classes together less
+    than 1e-15, the direction is lost, and the shift fades to zero. Under soft targets,
+    samples count in a class by their share, and get their shares of its shift. In a distributed
+    training, the means are those of all processes.
 
     Args:
         stats: the classes; held, so that it is in `state_dict`.
@@ -119,36 +119,39 @@ class LPL(_Bounded):
     ) -> Float[Tensor, "n c"]:
         """Return the perturbed logits, in float32 at least."""
         logits = check_batch(logits, targets, self.stats.num_classes)
-        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            shifts = self._shifts(logits.detach(), targets)
-        return shifts.add_(logits)  # in place, a pass less over memory: the sum has a gradient
+        # In place, a pass less over memory; the sum has the gradient of its second term.
+        return self._shifts(logits.detach(), targets).add_(logits)
 
+    @torch.no_grad()
     def _shifts(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the shift of each sample, in memory of its own."""
         groups = Groups.of(targets, self.stats.num_classes, logits.dtype)
         probabilities = logits.softmax(1)
-        signed = self.signed_bounds(probabilities, targets)[groups.classes, None].to(logits.dtype)
-        mass, own = groups.mass[:, None], groups.classes[:, None]
+        signed = self.signed_bounds(probabilities, targets).to(logits.dtype)
+        signed, own = groups.pick(signed)[:, None], groups.classes[:, None]
         shifts = None  # of each class
         for _ in range(self.steps):
             if shifts is not None:
-                probabilities = (logits + groups.spread(shifts)).softmax(1)
-            # mass * g_c is this row, with minus its sum at c: p_c - 1 would cancel near p_c = 1.
+                probabilities = groups.spread(shifts, out=probabilities).add_(logits).softmax(1)
+            # This row becomes mass * g_c; its entry at c is minus the sum of the others, because
+            # p_c - 1 would cancel near p_c = 1.
             row = groups.sums(probabilities).scatter_(1, own, 0.0)
-            wrong = row.sum(1, keepdim=True)
-            scale = torch.hypot(wrong, row.norm(dim=1, keepdim=True)) if self.normalize else mass
-            scale = torch.where(wrong > _FITTED * mass, signed / self.steps / scale, 0.0)
-            row.mul_(scale).scatter_(1, own, -scale * wrong)
+            row.scatter_(1, own, -row.sum(1, keepdim=True))
+            if self.normalize:
+                length = torch.linalg.vector_norm(row, dim=1, keepdim=True)
+            else:
+                length = groups.mass[:, None]
+            row *= signed / (self.steps * length.clamp_min(_FITTED))
             shifts = row if shifts is None else shifts.add_(row)
         assert shifts is not None  # there is a step
         if not self.normalize:
             reached = shifts.norm(dim=1, keepdim=True)
             shifts *= torch.where(reached > signed.abs(), signed.abs() / reached, 1.0)
-        return groups.spread(shifts)
+        return groups.spread(shifts, out=probabilities)
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printout."""
         return f"bounds={self.bounds}, steps={self.steps}, normalize={self.normalize}"
 
 
-_FITTED = 1e-15  # its square is still a float32
+_FITTED = 1e-15  # its square is still a number in float32

@@ -11,9 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
+def distributed() -> bool:
+    """Return whether other processes of `torch.distributed` hold parts of the batch."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """Add up a tensor, in place, over the processes of `torch.distributed`, if there are any."""
-    if dist.is_available() and dist.is_initialized():
+    if distributed():
         dist.all_reduce(tensor)
     return tensor
 
@@ -174,7 +179,7 @@ class ClassStats(nn.Module):
 
 def check_ids(targets: Tensor, num_classes: int) -> None:
     """Refuse what is no vector of class ids from 0 to `num_classes` - 1."""
-    if targets.ndim != 1 or targets.is_floating_point() or targets.dtype == torch.bool:
+    if targets.ndim != 1 or targets.dtype != torch.int64:
         raise TypeError(
             f"`targets` must be class ids of shape (n,), or floating-point rows (n, {num_classes}),"
             f" got {targets.dtype} of shape {tuple(targets.shape)}: "
