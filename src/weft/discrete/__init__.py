@@ -26,9 +26,11 @@ from weft.discrete._relaxations import neural_sort, sinkhorn, soft_argmin, soft_
 from weft.discrete._rules import Blackbox, Identity, StraightThrough
 from weft.discrete._solver import FunctionSolver, Solver
 from weft.discrete._solvers.assignment import Assignment
+from weft.discrete._solvers.cuts import MinimumCut
 from weft.discrete._solvers.grids import GridPath
 from weft.discrete._solvers.matchings import PerfectMatching
 from weft.discrete._solvers.paths import GraphPath
+from weft.discrete._solvers.programs import IntegerProgram, Knapsack
 from weft.discrete._solvers.selection import Ranking, TopK
 from weft.discrete._solvers.tours import Tour
 from weft.discrete._solvers.trees import SpanningTree
@@ -47,6 +49,9 @@ __all__ = [
     "GridPath",
     "Gumbel",
     "Identity",
+    "IntegerProgram",
+    "Knapsack",
+    "MinimumCut",
     "Normal",
     "PerfectMatching",
     "Perturbed",

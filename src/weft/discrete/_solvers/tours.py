@@ -6,13 +6,13 @@ from math import isqrt
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csc_array, vstack
 from scipy.sparse.csgraph import connected_components, depth_first_order
 from torch import Tensor
 
 from weft.discrete._solver import Solver
 from weft.discrete._solvers.host import for_each
+from weft.discrete._solvers.programs import solve_program
 
 _FEW = 12  # nodes; dynamic programming doubles with each, and cuts are faster from here on
 _AT_ONCE = 64  # instances in one table of at most 2^11 x 11 distances each
@@ -125,19 +125,12 @@ def _cut_subtours(lengths: Float[Tensor, "b n n"]) -> Int[Tensor, "b n"]:
     def one(instance: int) -> None:
         allowed = np.isfinite(costs[instance])
         own = np.where(allowed, costs[instance], 0.0)
-        own /= np.abs(own).max() or 1.0  # HiGHS stops within 1e-6 of the best
-        rows, low, high = degrees, np.full(n, 2.0), np.full(n, 2.0)
+        rows, least, most = degrees, np.full(n, 2.0), np.full(n, 2.0)
         while True:
-            found = milp(
-                own,
-                integrality=np.ones(len(i)),
-                bounds=Bounds(0, allowed.astype(float)),
-                constraints=LinearConstraint(rows, low, high),  # pyright: ignore[reportArgumentType]
-                options={"mip_rel_gap": 0.0},
-            )
-            if found.x is None:
+            found = solve_program(own, np.zeros(len(i)), allowed, rows, least, most)
+            if found is None:
                 return
-            used = found.x > 0.5
+            used = found > 0.5
             chosen = coo_array((np.ones(used.sum()), (i[used], j[used])), shape=(n, n))
             parts, part = connected_components(chosen, directed=False)
             if parts == 1:
@@ -145,8 +138,8 @@ def _cut_subtours(lengths: Float[Tensor, "b n n"]) -> Int[Tensor, "b n"]:
                 return
             within = (part[i] == part[j]) * (part[i] == np.arange(parts)[:, None])
             rows = vstack([rows, csc_array(within.astype(float))], format="csc")
-            low = np.concatenate([low, np.full(parts, -np.inf)])
-            high = np.concatenate([high, np.bincount(part) - 1.0])
+            least = np.concatenate([least, np.full(parts, -np.inf)])
+            most = np.concatenate([most, np.bincount(part) - 1.0])
 
     for_each(one, batch)
     return torch.from_numpy(orders).to(lengths.device)
