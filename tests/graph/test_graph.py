@@ -104,6 +104,20 @@ def test_the_gradient_of_an_edge_given_twice_alike_is_shared():
     assert weights.grad.tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("column", [0, 2])
+def test_a_bad_weight_does_not_hide_in_a_merged_edge_or_a_loop(column, bad):
+    index = torch.tensor([[0, 1, 2], [1, 0, 2]])
+    weights = torch.ones(3)
+    weights[column] = bad
+    edge = index[:, column].tolist()
+    message = (
+        f"`weights` must be finite and not negative, got .* for edge \\[{edge[0]}, {edge[1]}\\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        Graph.from_edge_index(index, weights)
+
+
 def test_left_out_weights_are_ones_and_left_out_nodes_are_counted():
     graph = Graph.from_edge_index(torch.tensor([[3, 0], [1, 2]], dtype=torch.int32))
     assert graph.num_nodes == 4

@@ -55,13 +55,7 @@ class Graph:
                 "half precision is too coarse to solve in."
             )
         check_edges(edges, self.num_nodes, self.num_graphs)
-        sound = torch.isfinite(weights) & (weights >= 0)
-        if not sound.all():
-            edge = int((~sound).nonzero()[0])
-            raise ValueError(
-                f"`weights` must be finite and not negative, got {weights[edge].item():g} for edge "
-                f"{edges[:, edge].tolist()}: clean or shift the similarities first."
-            )
+        check_weights(edges, weights)
 
     @classmethod
     def from_edge_index(
@@ -104,6 +98,7 @@ class Graph:
                 f"`weights` must have shape ({edge_index.shape[1]},), got {tuple(weights.shape)}: "
                 "one weight per column of `edge_index`."
             )
+        check_weights(edge_index, weights)  # before a larger one, or a dropped loop, hides them
         proper = edge_index[0] != edge_index[1]
         source, target = edge_index[:, proper]
         key = torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
@@ -223,6 +218,17 @@ def check_edges(edges: Tensor, num_nodes: int, num_graphs: int) -> None:
     block = num_nodes // num_graphs
     if num_graphs > 1 and (edges[0] // block != edges[1] // block).any():
         raise ValueError("`edges` must stay inside their graph: an edge joins two blocks.")
+
+
+def check_weights(edges: Tensor, weights: Tensor) -> None:
+    """Refuse weights that are negative, infinite or NaN, naming the first edge with one."""
+    sound = torch.isfinite(weights) & (weights >= 0)
+    if not sound.all():
+        edge = int((~sound).nonzero()[0])
+        raise ValueError(
+            f"`weights` must be finite and not negative, got {weights[edge].item():g} for edge "
+            f"{edges[:, edge].tolist()}: clean or shift the similarities first."
+        )
 
 
 @on_values
