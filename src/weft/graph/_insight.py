@@ -1,7 +1,6 @@
 """Why a score is what it is: its exact weights on the labelled nodes.
 
-Knows graphs and the one solve. Later additions lean on the same factor: leave-one-out values,
-what to label next.
+Knows graphs and the one solve.
 """
 
 import torch
@@ -47,7 +46,7 @@ def label_weights(
         ValueError: `nodes` are not numbers of nodes, or as in `laplace_learning`.
     """
     check_mask("known", known, torch.Size([graph.num_nodes]))
-    _check_nodes(nodes, graph.num_nodes)
+    check_nodes(nodes, graph.num_nodes)
     decay = per_node("tau", tau, graph)
     lost = unreached(graph, torch.where(known, torch.inf, decay))
     system = FreeSystem.of(graph, known, lost)
@@ -73,7 +72,8 @@ def label_weights(
     return torch.where(known[:, None], weights, 0.0).T
 
 
-def _check_nodes(nodes: Tensor, num_nodes: int) -> None:
+def check_nodes(nodes: Tensor, num_nodes: int) -> None:
+    """Refuse anything but a list of numbers of nodes."""
     is_integer = not (nodes.is_floating_point() or nodes.is_complex() or nodes.dtype == torch.bool)
     if not is_integer or nodes.ndim != 1:
         raise ValueError(
