@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weft._check import check_finite, check_floating, on_values
+from weft._check import at_least_float32, check_finite, check_floating, on_values
 from weft.graph._edges import inner_products
 
 
@@ -53,6 +53,7 @@ class ExactNeighbors:
         first k - 1 is that of the rounded distances.
         """
         check_search(features, k)
+        features = at_least_float32(features)
         points = features.detach().double()
         found = torch.empty(len(points), k, dtype=torch.long, device=points.device)
         rows = torch.arange(len(points), device=points.device)
