@@ -130,5 +130,5 @@ def from_dgl(graph: Any, *, weight: str | None = None) -> Graph:
 def _missing(weight: str, place: str, names: Any) -> ValueError:
     return ValueError(
         f"`weight` must name weights in `{place}`, got {weight!r}, and there are "
-        f"{', '.join(map(str, names)) or 'none'}: pass one of these, or weight=None."
+        f"{', '.join(sorted(map(str, names))) or 'none'}: pass one of these, or weight=None."
     )
