@@ -27,6 +27,7 @@ from weft.discrete._rules import Blackbox, Identity, StraightThrough
 from weft.discrete._solver import FunctionSolver, Solver
 from weft.discrete._solvers.assignment import Assignment
 from weft.discrete._solvers.cuts import MinimumCut
+from weft.discrete._solvers.graph_matching import GraphMatching
 from weft.discrete._solvers.grids import GridPath
 from weft.discrete._solvers.matchings import PerfectMatching
 from weft.discrete._solvers.paths import GraphPath
@@ -45,6 +46,7 @@ __all__ = [
     "CostReport",
     "FunctionSolver",
     "GradientReport",
+    "GraphMatching",
     "GraphPath",
     "GridPath",
     "Gumbel",
