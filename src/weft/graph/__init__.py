@@ -1,13 +1,26 @@
 """Graphs on features, and labels that spread over them, with exact gradients."""
 
+from weft.graph._approximate import FaissNeighbors, recall
+from weft.graph._centered import CenteredKernel
+from weft.graph._convex import ConvexEnergy, PLaplace
+from weft.graph._equation import Equation, Problem, Unreached
+from weft.graph._fit import Fitted, fit_equation
 from weft.graph._graph import Graph
 from weft.graph._insight import label_weights
-from weft.graph._laplace import Unreached, laplace_learning
+from weft.graph._interop import from_dgl, from_networkx, from_pyg, to_networkx
+from weft.graph._laplace import Laplace, Laplacian, laplace_learning
+from weft.graph._leave_one_out import label_noise, leave_one_out, leave_one_out_weights
 from weft.graph._linear_solvers import Cholesky, ConjugateGradient, LinearSolver
-from weft.graph._neighbors import ExactNeighbors, FaissNeighbors, Neighbors, recall
+from weft.graph._neighbors import ExactNeighbors, Neighbors
 from weft.graph._normalize import Centering, ClassMass, Normalization
+from weft.graph._paths import NearestLabel, SparsePropagation, gaussian_length
+from weft.graph._poisson import Gauge, Poisson
+from weft.graph._priors import PoissonMBO, VolumeConstraint
 from weft.graph._query import AnchorGraph
+from weft.graph._reweight import WNLL, PoissonReweighted, ProperlyWeighted, Reweighting
 from weft.graph._solve import SolveLog, solve_laplacian
+from weft.graph._sparse_solvers import AlgebraicMultigrid, SparseLU
+from weft.graph._spreading import PageRank, Spreading
 from weft.graph._weights import (
     Bandwidth,
     Constant,
@@ -19,28 +32,59 @@ from weft.graph._weights import (
 )
 
 __all__ = [
+    "WNLL",
+    "AlgebraicMultigrid",
     "AnchorGraph",
     "Bandwidth",
+    "CenteredKernel",
     "Centering",
     "Cholesky",
     "ClassMass",
     "ConjugateGradient",
     "Constant",
+    "ConvexEnergy",
+    "Equation",
     "ExactNeighbors",
     "FaissNeighbors",
+    "Fitted",
+    "Gauge",
     "Gaussian",
     "Graph",
     "Kernel",
+    "Laplace",
+    "Laplacian",
     "LinearSolver",
+    "NearestLabel",
     "Neighbors",
     "Normalization",
+    "PLaplace",
+    "PageRank",
+    "Poisson",
+    "PoissonMBO",
+    "PoissonReweighted",
+    "Problem",
+    "ProperlyWeighted",
+    "Reweighting",
     "SelfTuned",
     "SolveLog",
+    "SparseLU",
+    "SparsePropagation",
+    "Spreading",
     "Tapered",
     "Unreached",
+    "VolumeConstraint",
+    "fit_equation",
+    "from_dgl",
+    "from_networkx",
+    "from_pyg",
+    "gaussian_length",
     "knn_graph",
+    "label_noise",
     "label_weights",
     "laplace_learning",
+    "leave_one_out",
+    "leave_one_out_weights",
     "recall",
     "solve_laplacian",
+    "to_networkx",
 ]

@@ -3,34 +3,30 @@
 An equation of the family maps (graph, labels, known) to scores through one solve. Knows graphs.
 """
 
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from weft._check import check_finite, check_mask
-from weft.graph._boundary import FreeSystem, unreached
+from weft._check import check_finite
+from weft.graph._boundary import FreeSystem
+from weft.graph._equation import (
+    Equation,
+    Problem,
+    Unreached,
+    check_labels,
+    check_not_negative,
+    find_lost,
+    flat_labels,
+    per_node,
+)
 from weft.graph._graph import Graph
 from weft.graph._linear_solvers import LinearSolver
 from weft.graph._normalize import ClassMass, Normalization
+from weft.graph._reweight import Reweighting
 from weft.graph._solve import SolveLog, solve_system
-
-
-class Unreached(Enum):
-    """What a node gets that no label reaches: its component has no label and no decay.
-
-    Nor does a thread reach it: a label or decay counts if its way into each node on its path has
-    more than 1e-5 of that node's degree in float32, 1e-9 in float64. Less is lost in rounding.
-    """
-
-    ABSTAIN = "abstain"
-    """Zero scores: all its mass is abstention."""
-    UNIFORM = "uniform"
-    """One over the number of classes, for each class."""
-    ERROR = "error"
-    """A ValueError that names such a node."""
-
 
 _WHERE_LABELS_ARE_FEW = ClassMass(below=0.03)
 
@@ -84,13 +80,11 @@ def laplace_learning(
     Source: Zhu, Ghahramani, Lafferty, ICML 2003; with decay and in a network, Brown et al.,
         arXiv 2412.08016.
     """
-    _check_shapes(graph, labels, known)
+    check_labels(graph, labels, known)
     shape = labels.shape
     with torch.autocast(graph.weights.device.type, enabled=False):
         known = known.reshape(-1)
-        labels = labels.reshape(graph.num_nodes, shape[-1]).to(graph.weights.dtype)
-        labels = torch.where(known[:, None], labels, 0.0)
-        check_finite("labels", labels.detach())
+        labels = flat_labels(graph, labels, known)
         decay = per_node("tau", tau, graph)
         rhs = torch.zeros_like(labels)
         if source is not None:
@@ -102,15 +96,90 @@ def laplace_learning(
             pull = torch.where(known, per_node("fidelity", fidelity, graph), 0.0)
             decay, rhs = decay + pull, rhs + pull[:, None] * labels
             fixed = torch.zeros_like(known)
-        lost = _find_unreached(graph, fixed, decay, unreached)
+        lost = find_lost(graph, fixed, decay, unreached)
         values = torch.where(fixed[:, None], labels, 0.0)
         system = FreeSystem.of(graph, fixed, lost)
         scores = _solve_free(system, values, decay, rhs, solver, log)
         if normalization is not None:
             scores = normalization(scores, labels, known, graph.num_graphs)
         if unreached is Unreached.UNIFORM:
-            scores = torch.where(lost[:, None], 1 / labels.shape[1], scores)
+            scores = scores.masked_fill(lost[:, None], 1 / labels.shape[1])
     return scores.reshape(shape)
+
+
+class Laplacian(Enum):
+    """Which Laplacian is meant; they differ in how nodes of unlike degree count."""
+
+    COMBINATORIAL = "combinatorial"
+    """L = D - W: decay and fidelity in the unit of the weights."""
+    RANDOM_WALK = "random walk"
+    """D^-1 L: the same scores without decay; decay and fidelity as shares of a node's degree."""
+    SYMMETRIC = "symmetric"
+    """D^-1/2 L D^-1/2: scores grow with the root of a node's degree; rows need not sum to one."""
+
+
+@dataclass(frozen=True)
+class Laplace(Equation):
+    """Laplace learning as an equation: `laplace_learning`, without correction of class masses.
+
+    (A + tau) u = 0 at free nodes, where A is one of three Laplacians, and u = labels where known.
+    Differentiable to any order in weights, labels, `tau` and `fidelity`.
+
+    Args:
+        tau: decay, not negative: a number or one per node, in the unit of the Laplacian.
+        fidelity: `None` keeps labels exactly; otherwise how hard they pull: as in
+            `laplace_learning`.
+        laplacian: which one.
+        reweighting: changes the edge weights by where the labels are, for few labels: `WNLL()`,
+            `ProperlyWeighted()` or `PoissonReweighted()`.
+
+    Source: Zhu, Ghahramani, Lafferty, ICML 2003.
+    """
+
+    tau: float | Tensor = 0.0
+    fidelity: float | Tensor | None = None
+    laplacian: Laplacian = Laplacian.COMBINATORIAL
+    reweighting: Reweighting | None = None
+
+    def __post_init__(self) -> None:
+        check_not_negative("tau", self.tau)
+        if self.fidelity is not None:
+            check_not_negative("fidelity", self.fidelity)
+
+    def decay(self) -> float | Tensor:
+        """Return tau."""
+        return self.tau
+
+    def solve(self, problem: Problem) -> Float[Tensor, "n c"]:
+        """Solve in the combinatorial Laplacian: with u = D^1/2 v, D^-1/2 L D^-1/2 u = 0 is L v = 0.
+
+        Decay and fidelity are multiplied by D on the way.
+        """
+        graph, known = problem.graph, problem.known
+        if self.reweighting is not None:
+            graph = self.reweighting(
+                graph, known, points=problem.points, solver=problem.solver, log=problem.log
+            )
+        tau, fidelity = self.tau, self.fidelity
+        degrees = graph.degrees()
+        degrees = torch.where(degrees > 0, degrees, 1.0)  # isolated nodes keep their label
+        if self.laplacian is not Laplacian.COMBINATORIAL:
+            tau = per_node("tau", tau, graph) * degrees
+            if fidelity is not None:
+                fidelity = per_node("fidelity", fidelity, graph) * degrees
+        symmetric = self.laplacian is Laplacian.SYMMETRIC
+        root = degrees.sqrt()[:, None] if symmetric else torch.ones_like(degrees[:, None])
+        scores = laplace_learning(
+            graph,
+            problem.labels / root,
+            known,
+            tau=tau,
+            fidelity=fidelity,
+            normalization=None,
+            solver=problem.solver,
+            log=problem.log,
+        )
+        return root * scores
 
 
 def _solve_free(
@@ -132,47 +201,6 @@ def _solve_free(
         log=log,
     )
     return values.index_copy(0, system.nodes, inside)
-
-
-def _find_unreached(graph: Graph, fixed: Tensor, decay: Tensor, policy: Unreached) -> Tensor:
-    lost = unreached(graph, torch.where(fixed, torch.inf, decay)) & ~fixed
-    if policy is Unreached.ERROR and lost.any():
-        raise ValueError(
-            f"`known` marks no node in the component of node {int(lost.nonzero()[0])}: "
-            "label one, or pass tau > 0 or another `unreached`."
-        )
-    return lost
-
-
-def per_node(name: str, value: float | Tensor, graph: Graph) -> Tensor:
-    """Return a number or tensor as one value per node, checked."""
-    value = torch.as_tensor(value, dtype=graph.weights.dtype, device=graph.weights.device)
-    if value.numel() not in (1, graph.num_nodes):
-        raise ValueError(
-            f"`{name}` must be one number or one per node ({graph.num_nodes}), "
-            f"got shape {tuple(value.shape)}: reshape it."
-        )
-    if not ((value >= 0) & value.isfinite()).all():
-        raise ValueError(
-            f"`{name}` must be finite and not negative, got {value.min().item():g} as the least: "
-            "the equation would gain mass; fit its logarithm if it is learned."
-        )
-    return value.reshape(-1).expand(graph.num_nodes)
-
-
-def _check_shapes(graph: Graph, labels: Tensor, known: Tensor) -> None:
-    if not isinstance(labels, Tensor):
-        raise TypeError(
-            f"`labels` must be a tensor, got {type(labels).__name__}: "
-            "pass (n, classes), such as one_hot(labels, classes)."
-        )
-    rows, classes = labels.shape[:-1].numel(), labels.shape[-1] if labels.ndim else 0
-    if labels.ndim not in (2, 3) or rows != graph.num_nodes or not classes:
-        raise ValueError(
-            f"`labels` must have one row for each of the {graph.num_nodes} nodes, got shape "
-            f"{tuple(labels.shape)}: pass (n, classes), such as one_hot(labels, classes)."
-        )
-    check_mask("known", known, labels.shape[:-1])
 
 
 def _check_source(source: Tensor, shape: torch.Size) -> None:
