@@ -27,7 +27,7 @@ class IMLE:
             is the case of one.
         two_sided: whether to look as far to the other side too, at the price of a third call.
 
-    Source: Niepert, Minervini, Franceschi, NeurIPS 2021, algorithm 1 and eq. 11, divided by lambda.
+    Source: Niepert, Minervini, Franceschi, NeurIPS 2021, algorithm 1, divided by lambda.
     """
 
     strength: float
@@ -75,7 +75,7 @@ class AdaptiveIMLE:
         beta: where it starts.
         density: running mean of the entries per instance with a gradient.
 
-    Source: Minervini, Franceschi, Niepert, AAAI 2023, algorithm 2, with norms for each instance
+    Source: Minervini, Franceschi, Niepert, AAAI 2023, with norms for each instance
         where its code takes those of the batch.
     """
 

@@ -45,7 +45,7 @@ def spo_plus_loss(
     Raises:
         TypeError, ValueError: as `solve_discrete`, or shapes that differ.
 
-    Source: Elmachtoub and Grigas, Management Science 2022, definition 3.
+    Source: Elmachtoub and Grigas, Management Science 2022 (SPO+).
     """
     solver = as_solver(solver)
     _check_shape("true_costs", true_costs, costs)
@@ -90,7 +90,7 @@ def fenchel_young_loss(
     Raises:
         TypeError, ValueError: as `solve_discrete`, shapes that differ, or no sample.
 
-    Source: Berthet et al., NeurIPS 2020, definition 3.1, with the sign of the costs turned.
+    Source: Berthet et al., NeurIPS 2020, with the sign of the costs turned.
     """
     solver = as_solver(solver)
     check_costs(costs, mask, solver.item_dims)
@@ -152,7 +152,7 @@ def average_precision_loss(
     Returns:
         One loss per list, from zero to one; zero where nothing is relevant.
 
-    Source: Rolinek et al., CVPR 2020, eq. 10.
+    Source: Rolinek et al., CVPR 2020.
     """
     return _mean_where(relevant, 1 - _ranks_among(ranks, relevant) / ranks)
 

@@ -31,7 +31,7 @@ class Perturbed:
         generator: of the noise, on the device of the costs.
         noise: `Normal()`, `Gumbel()`, or another with a score.
 
-    Source: Berthet et al., NeurIPS 2020, proposition 3.1, with the sign of the costs turned.
+    Source: Berthet et al., NeurIPS 2020, with the sign of the costs turned.
     """
 
     scale: float
@@ -70,7 +70,7 @@ class PerturbedMultiplicative:
         samples: of the noise for each instance.
         generator: of the noise, on the device of the costs.
 
-    Source: Dalle, Baty, Bouvier, Parmentier, arXiv 2207.13513, section 3.3.
+    Source: Dalle, Baty, Bouvier, Parmentier, arXiv 2207.13513.
     """
 
     scale: float

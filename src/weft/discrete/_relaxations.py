@@ -103,7 +103,7 @@ def soft_sort(costs: Float[Tensor, "*b n"], *, temperature: float) -> Float[Tens
     Returns:
         Matrices whose rows sum to one.
 
-    Source: Prillo and Eisenschlos, ICML 2020, eq. 3, with d = |.|.
+    Source: Prillo and Eisenschlos, ICML 2020, with d = |.|.
     """
     check_costs(costs, None, 1)
     check_positive("temperature", temperature)
@@ -123,7 +123,7 @@ def neural_sort(costs: Float[Tensor, "*b n"], *, temperature: float) -> Float[Te
     Returns:
         Matrices whose rows sum to one.
 
-    Source: Grover et al., ICLR 2019, eq. 5.
+    Source: Grover et al., ICLR 2019.
     """
     check_costs(costs, None, 1)
     check_positive("temperature", temperature)
