@@ -11,7 +11,7 @@ from weft.logits._stats import ClassStats
 _BY_SIZE = BySize()
 
 
-class _Bounded(nn.Module):
+class Bounded(nn.Module):
     """Holds statistics and bounds; bounds that do not follow the batch are computed once."""
 
     fixed: Tensor
@@ -35,7 +35,7 @@ class _Bounded(nn.Module):
         return f"bounds={self.bounds}"
 
 
-class ClassMargin(_Bounded):
+class ClassMargin(Bounded):
     """Lower the logit of a sample's own class by the signed bound of that class.
 
         u'_i = u_i - s_y epsilon_y e_y
@@ -67,7 +67,7 @@ class ClassMargin(_Bounded):
         return logits.scatter_add(1, targets[:, None], -margins[targets][:, None])
 
 
-class LPL(_Bounded):
+class LPL(Bounded):
     """Class-level logit perturbation, learned: push each class along its own confusion.
 
     All samples i of class c get one shift delta_c, found by `steps` ascent or descent steps on
@@ -82,7 +82,7 @@ class LPL(_Bounded):
     classes in the batch are computed; where their samples give all wrong classes together less
     than 1e-15, the direction is lost, and the shift fades to zero. Under soft targets,
     samples count in a class by their share, and get their shares of its shift. In a distributed
-    training, the means are those of all processes.
+    training, the means are those of all processes, which must call it together.
 
     Args:
         stats: the classes; held, so that it is in `state_dict`.
