@@ -34,7 +34,8 @@ class ExactNeighbors:
 
     Args:
         chunk_bytes: size of the largest block of distances; `None` takes 4 MiB on a CPU, which
-            stays in cache, and 256 MiB elsewhere.
+            stays in cache, or what 256 rows need, for each block reads all points; 256 MiB at
+            most, and elsewhere.
     """
 
     chunk_bytes: int | None = None
@@ -106,8 +107,11 @@ class ExactNeighbors:
             found[part] = distances.sort(dim=1, stable=True).indices[:, :k]
 
     def _rows_per_chunk(self, points: Tensor) -> int:
-        chunk_bytes = self.chunk_bytes or (2**22 if points.device.type == "cpu" else 2**28)
-        return max(1, chunk_bytes // (points.element_size() * max(1, len(points))))
+        row_bytes = points.element_size() * max(1, len(points))
+        chunk_bytes = self.chunk_bytes or 2**28
+        if self.chunk_bytes is None and points.device.type == "cpu":
+            chunk_bytes = min(chunk_bytes, max(2**22, 256 * row_bytes))
+        return max(1, chunk_bytes // row_bytes)
 
 
 @dataclass(frozen=True)
