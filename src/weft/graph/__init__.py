@@ -1,5 +1,20 @@
 """Graphs on features, and labels that spread over them, with exact gradients."""
 
+from weft.graph._acquisition import (
+    Acquisition,
+    Uncertainty,
+    choose_local_maxima,
+    choose_sequentially,
+    choose_top,
+    distance_to_label,
+    entropy,
+    least_confidence,
+    model_change,
+    model_change_variance,
+    sigma_optimality,
+    smallest_margin,
+    variance_optimality,
+)
 from weft.graph._approximate import FaissNeighbors, recall
 from weft.graph._centered import CenteredKernel
 from weft.graph._convex import ConvexEnergy, PLaplace
@@ -15,6 +30,7 @@ from weft.graph._neighbors import ExactNeighbors, Neighbors
 from weft.graph._normalize import Centering, ClassMass, Normalization
 from weft.graph._paths import NearestLabel, SparsePropagation, gaussian_length
 from weft.graph._poisson import Gauge, Poisson
+from weft.graph._posterior import LabelPosterior, smallest_eigenvectors
 from weft.graph._priors import PoissonMBO, VolumeConstraint
 from weft.graph._query import AnchorGraph
 from weft.graph._reweight import WNLL, PoissonReweighted, ProperlyWeighted, Reweighting
@@ -33,6 +49,7 @@ from weft.graph._weights import (
 
 __all__ = [
     "WNLL",
+    "Acquisition",
     "AlgebraicMultigrid",
     "AnchorGraph",
     "Bandwidth",
@@ -51,6 +68,7 @@ __all__ = [
     "Gaussian",
     "Graph",
     "Kernel",
+    "LabelPosterior",
     "Laplace",
     "Laplacian",
     "LinearSolver",
@@ -71,8 +89,14 @@ __all__ = [
     "SparsePropagation",
     "Spreading",
     "Tapered",
+    "Uncertainty",
     "Unreached",
     "VolumeConstraint",
+    "choose_local_maxima",
+    "choose_sequentially",
+    "choose_top",
+    "distance_to_label",
+    "entropy",
     "fit_equation",
     "from_dgl",
     "from_networkx",
@@ -82,9 +106,16 @@ __all__ = [
     "label_noise",
     "label_weights",
     "laplace_learning",
+    "least_confidence",
     "leave_one_out",
     "leave_one_out_weights",
+    "model_change",
+    "model_change_variance",
     "recall",
+    "sigma_optimality",
+    "smallest_eigenvectors",
+    "smallest_margin",
     "solve_laplacian",
     "to_networkx",
+    "variance_optimality",
 ]

@@ -5,6 +5,7 @@ scores and covariance by one rank. Knows graphs; without gradient.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -194,9 +195,9 @@ def smallest_eigenvectors(
         values, vectors = values[:rank], vectors[:, :rank]
     else:
         start = np.random.default_rng(0).standard_normal(graph.num_nodes)
-        values, vectors = eigsh(laplacian, rank, which="SA", v0=start, tol=1e-8)
-    found = torch.from_numpy(values), torch.from_numpy(np.ascontiguousarray(vectors))
-    return found[0].to(graph.weights), found[1].to(graph.weights)
+        tol: Any = 1e-8  # SciPy's default, 0, is annotated: so an int, it seems
+        values, vectors = eigsh(laplacian, rank, which="SA", v0=start, tol=tol)
+    return torch.from_numpy(values).to(graph.weights), torch.tensor(vectors).to(graph.weights)
 
 
 def _checked(
