@@ -5,6 +5,7 @@ import sys
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +104,33 @@ def test_a_bad_value_is_refused_by_name(table, message):
 def test_a_whole_number_serves_as_a_float():
     assert Recipe(tau=0) == Recipe(tau=0.0)
     assert type(Recipe(tau=0).tau) is float
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("none", []),
+        ("logit_adjustment", ["LogitAdjustment"]),
+        ("class_margin", ["ClassMargin"]),
+        ("lpl", ["LPL"]),
+        ("logit_adjustment+lpl", ["LogitAdjustment", "LPL"]),
+    ],
+)
+def test_a_name_and_a_strength_become_a_perturbation(name, parts):
+    recipe = Recipe(perturbation=name, perturbation_strength=2.0)
+    made = recipe.build_perturbation(torch.tensor([0, 0, 0, 1]), 2)
+    assert [type(part).__name__ for part in getattr(made, "perturbations", [made])] == parts
+    if name == "logit_adjustment":
+        assert made.temperature == 2.0
+    elif parts:
+        last = getattr(made, "perturbations", [made])[-1]
+        assert last.fixed.tolist() == [-1.2, 2.0]
+
+
+def test_priors_of_a_class_without_labels_are_refused():
+    recipe = Recipe(perturbation="logit_adjustment")
+    with pytest.raises(ValueError, match="positive for the logarithm of its prior, got 0 for"):
+        recipe.build_perturbation(torch.tensor([0, 0, 1]), 3)
 
 
 def test_importing_recipes_does_not_import_torch():

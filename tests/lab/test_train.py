@@ -216,6 +216,31 @@ def test_bfloat16_reaches_the_backbone_alone(tmp_path):
     assert seen == {"backbone": torch.bfloat16, "head": torch.float32}
 
 
+PERTURBATIONS = ["logit_adjustment", "class_margin", "lpl", "logit_adjustment+lpl"]
+
+
+@pytest.mark.parametrize("perturbation", PERTURBATIONS)
+def test_a_perturbation_changes_the_training_and_not_what_is_reported(tmp_path, head, perturbation):
+    settings = head | {"labels": 0, "imbalance": 10.0, "epochs": 1, "steps": 1, "anchors": 2}
+    plain = make(tmp_path / "plain", **settings)
+    perturbed = make(tmp_path / "perturbed", perturbation=perturbation, **settings)
+    train(plain)
+    train(perturbed)
+    assert perturbed.metrics() == plain.metrics()  # of the logits before the first update
+    before, after = weights_of(plain), weights_of(perturbed)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_perturbation_counts_the_labels_that_training_may_see():
+    recipe = Recipe(
+        **TINY | {"labels": 0, "imbalance": 10.0, "perturbation": "lpl", "valid_fraction": 0.2}
+    )
+    data, split = recipe.load_data()
+    trainer = Trainer(recipe, data, split)
+    counts = data.train_labels[split.labelled].bincount(minlength=10)
+    assert trainer.perturb.stats.counts.tolist() == counts.tolist()
+
+
 # What a step sees.
 
 LABELS = torch.arange(10).repeat(30)

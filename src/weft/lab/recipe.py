@@ -66,6 +66,12 @@ class Recipe:
     augment: Literal["none", "digits", "clothing", "natural", "vectors"] = _field(
         "none", "random changes to training samples, by their kind"
     )
+    perturbation: Literal[
+        "none", "logit_adjustment", "class_margin", "lpl", "logit_adjustment+lpl"
+    ] = _field("none", "shift of the training logits by class, for classes of unequal size")
+    perturbation_strength: float = _field(
+        1.0, "temperature of logit_adjustment; else the largest shift of the others", least=0
+    )
     k: int = _field(25, "neighbours of each node in the graph", least=1)
     kernel: Literal["gaussian", "tapered"] = _field("gaussian", "distances to edge weights")
     bandwidth: float = _field(
@@ -200,6 +206,23 @@ class Recipe:
                 f"{other} of {data.name}: take another, or none."
             )
         return getattr(augment, self.augment.upper())
+
+    def build_perturbation(
+        self, labels: "Tensor", num_classes: int
+    ) -> "Callable[[Tensor, Tensor], Tensor]":
+        """Return what training does to (logits, labels) before the loss, given its labels."""
+        from weft.logits import LPL, BySize, ClassMargin, ClassStats, Compose, LogitAdjustment
+
+        if self.perturbation == "none":
+            return Compose()
+        stats, strength = ClassStats.from_targets(labels, num_classes), self.perturbation_strength
+        if self.perturbation == "logit_adjustment":
+            return LogitAdjustment(stats, strength)
+        bounds = BySize(delta_epsilon=strength)
+        if self.perturbation == "class_margin":
+            return ClassMargin(stats, bounds)
+        lpl = LPL(stats, bounds)
+        return lpl if self.perturbation == "lpl" else Compose(LogitAdjustment(stats), lpl)
 
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""

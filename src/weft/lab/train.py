@@ -45,6 +45,7 @@ class Trainer:
         if isinstance(self.model, GraphClassifier):
             self._serving = self.model.anchor_inputs, self.model.anchor_labels
         self.augment = recipe.build_augmentation(data)
+        self.perturb = recipe.build_perturbation(self.labels[split.labelled], data.num_classes)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -111,9 +112,10 @@ class Trainer:
         return lines
 
     def _step(self, batch: Batch, place: str) -> tuple[float, int]:
+        labels = self.labels[batch.queries]
         try:
             logits = self._logits(batch)
-            loss = cross_entropy(logits, self.labels[batch.queries])
+            loss = cross_entropy(self.perturb(logits, labels), labels)
         except ValueError as error:
             raise ValueError(f"Training stopped in {place}. {error}") from error
         value = loss.item()
@@ -126,8 +128,9 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        self.sampler.record(batch.queries, logits.detach().log_softmax(1).cpu())
-        return value, int((logits.argmax(1) == self.labels[batch.queries]).sum())
+        log_probs = logits.detach().log_softmax(1)  # as predicted: reports are not perturbed
+        self.sampler.record(batch.queries, log_probs.cpu())
+        return nll_loss(log_probs, labels).item(), int((log_probs.argmax(1) == labels).sum())
 
     def _logits(self, batch: Batch) -> Float[Tensor, "q c"]:
         """Return the logits of a batch's queries."""
