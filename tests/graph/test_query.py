@@ -337,6 +337,96 @@ def test_a_second_graph_on_inputs_is_added_for_queries_too(exact):
         assert_close(scores[0], solved[-1], rtol=0, atol=1e-10)
 
 
+def test_near_anchors_are_certain_where_float32_cannot_tell_them_apart():
+    # A tight cluster far from the mean: in float32 its points are one.
+    cluster = 1 + 1e-7 * points(18, 60, 4)
+    features = torch.cat([cluster, -cluster])
+    known = torch.arange(120) % 3 == 0
+    graph = AnchorGraph.build(features, torch.ones(120, 1).double(), known, 5)
+    queries = 1 + 1e-7 * points(19, 20, 4)
+    distances = (queries[:, None] - features).norm(dim=2)
+    assert torch.equal(graph.link(queries).anchors, distances.argsort(1)[:, :5])
+
+
+def test_equal_anchors_go_by_their_number():
+    features = torch.zeros(80, 2).double()
+    graph = AnchorGraph.build(features, torch.ones(80, 1).double(), torch.arange(80) < 40, 3)
+    assert graph.link(torch.zeros(2, 2).double()).anchors.tolist() == [[0, 1, 2]] * 2
+
+
+@each_solver
+@pytest.mark.parametrize("tau", [0.0, 0.2])
+@pytest.mark.parametrize("num_known", [1, 10, 40])
+def test_anchors_added_give_what_solving_from_scratch_gives(num_known, tau, solver):
+    features, labels, known = anchors(num_known)
+    graph = AnchorGraph.build(features, labels, known, 6, tau=tau, solver=solver)
+    queries = points(20, 5, 2)
+    for number, point in enumerate(points(21, 4, 2)):
+        label = torch.eye(3).double()[number % 3]
+        joined = with_query(graph, graph.link(point[None]), 0)  # hangs on as a query does
+        graph = graph.with_anchor(point, label)
+        labels, known = torch.cat([labels, label[None]]), torch.cat([known, known.new_ones(1)])
+        assert torch.equal(graph.graph.edges, joined.edges)
+        assert_close(graph.graph.weights, joined.weights)
+        assert torch.equal(graph.known, known)
+        expected = laplace_learning(joined, labels, known, tau=tau, normalization=None)
+        assert_close(graph.scores, expected, rtol=0, atol=1e-10)
+        exact = solved_with_query(graph, queries, labels, known, tau)
+        assert_close(graph.query(queries, exact=True), exact, rtol=0, atol=1e-10)
+        weights = graph.label_weights(queries)
+        assert_close(weights @ labels, exact, rtol=0, atol=1e-10)
+
+
+def test_an_anchor_added_where_no_label_reached_brings_one():
+    features = torch.cat([points(22, 20, 2), 1e3 + points(23, 20, 2)])
+    labels, known = torch.eye(2).double()[(torch.arange(40) >= 20).long()], torch.arange(40) < 3
+    graph = AnchorGraph.build(features, labels, known, 4)
+    assert not graph.scores[20:].any()
+    graph = graph.with_anchor(features[30] + 0.01, labels[30])
+    assert_close(graph.scores[20:], torch.tensor([[0.0, 1.0]]).double().expand(21, 2))
+    assert_close(graph.scores[3:20, 0], torch.ones(17).double())
+
+
+def test_no_matrix_is_factored_again_for_an_added_anchor():
+    class Counting(Cholesky):
+        factored = 0
+
+        def factor(self, *arguments):
+            type(self).factored += 1
+            return super().factor(*arguments)
+
+    features, labels, known = anchors()
+    graph = AnchorGraph.build(features, labels, known, 6, solver=Counting())
+    before = Counting.factored
+    graph.with_anchor(points(24, 2), labels[0])
+    assert Counting.factored == before
+
+
+def test_an_added_anchor_leaves_the_graph_it_came_from_as_it_was():
+    features, labels, known = anchors()
+    graph = AnchorGraph.build(features, labels, known, 6)
+    queries = points(25, 5, 2)
+    before = graph.query(queries, exact=True)
+    graph.with_anchor(features[0], labels[0])
+    assert torch.equal(graph.query(queries, exact=True), before)
+
+
+def test_an_added_anchor_joins_both_graphs_where_there_are_two():
+    features, labels, known = anchors()
+    inputs = points(26, 40, 3)
+    graph = AnchorGraph.build(features, labels, known, 6, inputs=inputs, input_edges=0.5)
+    links = graph.link(features[:1] + 0.1, inputs[:1] + 0.1)
+    grown = graph.with_anchor(features[0] + 0.1, labels[0], inputs[0] + 0.1)
+    degree = grown.graph.degrees()[40]
+    assert_close(degree, links.weights.sum())
+    again = laplace_learning(
+        grown.graph, grown.labels, grown.known, normalization=None, solver=Cholesky()
+    )
+    assert_close(grown.scores, again, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="`inputs` must be given with the queries exactly where"):
+        graph.with_anchor(features[0], labels[0])
+
+
 @pytest.mark.parametrize(
     ("queries", "error", "message"),
     [
@@ -356,6 +446,13 @@ def test_refuses_queries_it_cannot_place(queries, error, message):
     for ask in (graph.query, graph.label_weights, graph.link):
         with pytest.raises(error, match=message):
             ask(queries)
+
+
+def test_refuses_a_label_that_is_no_row():
+    features, labels, known = anchors()
+    graph = AnchorGraph.build(features, labels, known, 6)
+    with pytest.raises(ValueError, match=r"`label` must be a row of 3 classes, got shape \(\): pass"):
+        graph.with_anchor(features[0], torch.tensor(2))
 
 
 def test_refuses_inputs_that_the_anchors_do_not_have():

@@ -3,67 +3,21 @@
 Knows the graph's weights and solvers; holds the scores of the anchors, solved once.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weft._check import at_least_float32, check_finite, check_floating
+from weft._check import at_least_float32, check_floating
 from weft.graph._boundary import FAINT, FreeSystem, unreached
 from weft.graph._graph import Graph
+from weft.graph._grow import Grounded, with_fixed_node, with_node
 from weft.graph._laplace import laplace_learning
 from weft.graph._linear_solvers import LinearSolver, default_solver
 from weft.graph._neighbors import ExactNeighbors, Neighbors
-from weft.graph._weights import (
-    Bandwidth,
-    Gaussian,
-    Kernel,
-    SelfTuned,
-    knn_graph_and_scales,
-    pair_weights,
-)
-
-
-class Links(NamedTuple):
-    """How queries hang on the anchors: the k nearest of each, and the edge weights."""
-
-    anchors: Int[Tensor, "q k"]
-    weights: Float[Tensor, "q k"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Space:
-    """Where queries look for near anchors: coordinates and bandwidths, all frozen."""
-
-    points: Float[Tensor, "n d"]
-    kth_squared: Float[Tensor, " n"]
-    k: int
-    kernel: Kernel
-    bandwidth: Bandwidth
-    scale: float
-
-    def link(self, queries: Tensor) -> Links:
-        check_floating("queries", queries, "q d")
-        if queries.shape[1] != self.points.shape[1]:
-            raise ValueError(
-                f"`queries` must have shape (q, {self.points.shape[1]}), got "
-                f"{tuple(queries.shape)}: encode them as the anchors were."
-            )
-        check_finite("queries", queries)
-        rows = max(1, 2**22 // len(self.points))  # 32 MiB of distances at once
-        parts = [self._link(part) for part in queries.to(self.points.dtype).split(rows)]
-        return Links(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-    def _link(self, queries: Tensor) -> Links:
-        distances = torch.cdist(queries.double(), self.points.double())
-        nearest = distances.topk(self.k, largest=False).indices
-        squared = (queries[:, None] - self.points[nearest]).square().sum(2)
-        kth = squared.amax(1, keepdim=True).expand_as(squared)
-        own = self.kth_squared[nearest].flatten()
-        weights = pair_weights(squared.flatten(), kth.flatten(), own, self.kernel, self.bandwidth)
-        return Links(nearest, self.scale * weights.view(squared.shape))
+from weft.graph._space import Links, Space
+from weft.graph._weights import Bandwidth, Gaussian, Kernel, SelfTuned, knn_graph_and_scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +29,13 @@ class AnchorGraph:
     asked. Without gradient. Made by `AnchorGraph.build`.
     """
 
-    spaces: tuple[_Space, ...]
+    spaces: tuple[Space, ...]
     labels: Float[Tensor, "n c"]
     known: Bool[Tensor, " n"]
     graph: Graph
     scores: Float[Tensor, "n c"]
     tau: float
-    solver: LinearSolver
+    solver: Grounded
     system: FreeSystem
     factor: list[Tensor]
 
@@ -130,22 +84,91 @@ class AnchorGraph:
             own, kth = knn_graph_and_scales(coordinates, k, kernel, bandwidth, neighbors)
             own = own.with_weights(scale * own.weights)
             graph = own if graph is None else graph + own
-            near = min(k, len(coordinates))
-            spaces.append(_Space(coordinates, kth, near, kernel, bandwidth, scale))
+            spaces.append(Space.of(coordinates, kth, k, kernel, bandwidth, scale))
         assert graph is not None
-        labels = labels.to(features.dtype)
+        return cls._solve(tuple(spaces), labels.to(features.dtype), known, graph, tau, solver)
+
+    @classmethod
+    def _solve(
+        cls,
+        spaces: tuple[Space, ...],
+        labels: Tensor,
+        known: Tensor,
+        graph: Graph,
+        tau: float,
+        solver: LinearSolver | None,
+    ) -> "AnchorGraph":
         scores = laplace_learning(graph, labels, known, tau=tau, normalization=None, solver=solver)
-        decay = torch.full_like(known, tau, dtype=features.dtype)
+        decay = torch.full_like(known, tau, dtype=labels.dtype)
         lost = unreached(graph, torch.where(known, torch.inf, decay))
         system = FreeSystem.of(graph, known, lost)
-        solver = solver or default_solver(len(system.nodes), system.num_graphs)
+        grounded = Grounded(solver or default_solver(len(system.nodes), system.num_graphs))
         diagonal = system.diagonal() + decay[system.nodes]
         factor = (
-            solver.factor(system.edges, system.weights, diagonal, system.num_graphs)
+            grounded.factor(system.edges, system.weights, diagonal, system.num_graphs)
             if len(system.nodes)
             else []
         )
-        return cls(tuple(spaces), labels, known, graph, scores, tau, solver, system, factor)
+        return cls(spaces, labels, known, graph, scores, tau, grounded, system, factor)
+
+    @torch.no_grad()
+    def with_anchor(
+        self,
+        features: Float[Tensor, " d"],
+        label: Float[Tensor, " c"],
+        inputs: Float[Tensor, " p"] | None = None,
+    ) -> "AnchorGraph":
+        """Return the graph with one more labelled anchor, without solving it from scratch.
+
+        The new anchor hangs on its k nearest as a query does, and holds its label. That adds to
+        the diagonal at its unlabelled neighbours: k solves with the factor there is. The others'
+        neighbours and bandwidths stay, so a graph that has grown much is better built anew.
+
+        Args:
+            features: of the new anchor.
+            label: its row of class probabilities.
+            inputs: what its features were made from, where the others' inputs were given.
+        """
+        if label.shape != self.labels.shape[1:]:
+            raise ValueError(
+                f"`label` must be a row of {self.labels.shape[1]} classes, got shape "
+                f"{tuple(label.shape)}: pass one_hot(class, {self.labels.shape[1]})."
+            )
+        beside = None if inputs is None else inputs[None]
+        links = self.link(features[None], beside)
+        near, slot = links.anchors[0].unique(return_inverse=True)
+        weights = links.weights.new_zeros(len(near)).index_add(0, slot, links.weights[0])
+        near, weights = near[weights > 0], weights[weights > 0]
+        places = (features[None],) if beside is None else (features[None], beside)
+        label = label.to(self.labels)
+        grown = replace(
+            self,
+            spaces=tuple(s.with_point(place) for s, place in zip(self.spaces, places, strict=True)),
+            labels=torch.cat([self.labels, label[None]]),
+            known=torch.cat([self.known, self.known.new_ones(1)]),
+            graph=with_node(self.graph, near, weights),
+            scores=torch.cat([self.scores, label[None]]),
+        )
+        at = self._place()[near]
+        if ((at < 0) & ~self.known[near]).any():  # what no label reached until now
+            base = self.solver.base
+            return self._solve(grown.spaces, grown.labels, grown.known, grown.graph, self.tau, base)
+        at, near, weights = at[at >= 0], near[at >= 0], weights[at >= 0]
+        system = with_fixed_node(self.system, at, weights)
+        if not len(at):
+            return replace(grown, system=system)
+        factor, pulled = self.solver.ground(self.factor, at, weights)
+        free = self.system.nodes
+        moved = self.scores[free] + pulled @ (label - self.scores[near])
+        return replace(
+            grown, scores=grown.scores.index_copy(0, free, moved), system=system, factor=factor
+        )
+
+    def _place(self) -> Int[Tensor, " n"]:
+        """Return where each anchor is among the free ones, -1 where it is not."""
+        place = torch.full((len(self.known),), -1, device=self.known.device)
+        place[self.system.nodes] = torch.arange(len(self.system.nodes), device=place.device)
+        return place
 
     @torch.no_grad()
     def link(
@@ -223,9 +246,7 @@ class AnchorGraph:
         Anchors that no label reaches would follow the query: they give it nothing and drop out,
         unless it hangs on the others by a thread only and is no more reached than they are.
         """
-        place = torch.full((len(self.known),), -1, device=links.anchors.device)
-        place[self.system.nodes] = torch.arange(len(self.system.nodes), device=place.device)
-        at = place[links.anchors]  # (q, k), -1 where the neighbour is fixed
+        at = self._place()[links.anchors]  # (q, k), -1 where the neighbour is fixed
         free = at >= 0
         every = torch.where(free | self.known[links.anchors], links.weights, 0.0)
         faint = FAINT[every.dtype] * links.weights.sum(1, keepdim=True)
