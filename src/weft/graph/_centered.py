@@ -89,7 +89,8 @@ class CenteredKernel(Equation):
                 "`level` must be above the largest eigenvalue of the weights among free nodes, "
                 f"{largest:g}, got {float(self.level):g}: None takes a level that is."
             )
-        return torch.as_tensor(self.level).to(graph.weights).reshape(())
+        weights = graph.weights
+        return torch.as_tensor(self.level, dtype=weights.dtype, device=weights.device).reshape(())
 
 
 @on_values

@@ -113,7 +113,8 @@ class PLaplace(Equation):
 
 
 def _power(t: Tensor, p: float | Tensor, floor: float) -> Tensor:
-    return (t.square() + floor**2) ** (p / 2) / p
+    # Not as a power: torch takes x ** 0 for constant in its exponent, which it meets at p = 2.
+    return (p / 2 * (t.square() + floor**2).log()).exp() / p
 
 
 def _minimizer(

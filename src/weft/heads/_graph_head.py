@@ -13,18 +13,20 @@ from weft.graph import (
     AnchorGraph,
     Bandwidth,
     ClassMass,
+    Equation,
     ExactNeighbors,
     Gaussian,
     Graph,
     Kernel,
+    Laplace,
     LinearSolver,
     Neighbors,
     Normalization,
     SelfTuned,
     Unreached,
     knn_graph,
-    laplace_learning,
 )
+from weft.heads._means_only import NEEDS_LAPLACE, MeansOnly
 
 
 class LinearHead(nn.Linear):
@@ -44,11 +46,15 @@ class GraphHead(nn.Module):
         kernel: edge weights from scaled distances; `Tapered()` makes the layer continuous.
         bandwidth: length scale of each row.
         neighbors: the neighbour search.
-        tau: decay, in the unit of the edge weights (degrees are around 1.5 for k = 25, 0.5 for
-            k = 10). What decays is abstention: mass that meets no label on its way.
+        equation: how labels spread; `Laplace(tau)` by default. The scores of an equation that are
+            signed become probabilities by a softmax, and then nothing is abstention.
+        tau: decay of the default equation, 0.01 by default, in the unit of the edge weights
+            (degrees are around 1.5 for k = 25, 0.5 for k = 10). What decays is abstention: mass
+            that meets no label on its way.
         normalize: scale each row of the features to length one first, as the paper's code does;
             without it the gradients of far points vanish.
-        normalization: corrects class masses; by default where fewer than 3 % are labelled.
+        normalization: corrects class masses; by default where fewer than 3 % are labelled. Pass
+            `None` with an equation that is made for few labels, to have it as published.
         unreached: what rows get that no label reaches.
         solver: solves the graph equation; by default the faster one for the size.
         input_edges: above zero, edges between near *inputs* stand beside those between near
@@ -67,7 +73,8 @@ class GraphHead(nn.Module):
         kernel: Kernel | None = None,
         bandwidth: Bandwidth | None = None,
         neighbors: Neighbors | None = None,
-        tau: float = 0.01,
+        equation: Equation | None = None,
+        tau: float | None = None,
         normalize: bool = True,
         normalization: Normalization | None = ClassMass(below=0.03),  # noqa: B008 (frozen)
         unreached: Unreached = Unreached.ABSTAIN,
@@ -78,13 +85,19 @@ class GraphHead(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"`num_classes` must be at least 1, got {num_classes}.")
-        if not tau >= 0:
+        if tau is not None and not tau >= 0:
             raise ValueError(f"`tau` must not be negative, got {tau}: decay only takes mass away.")
+        if tau is not None and equation is not None:
+            raise ValueError(
+                f"`tau` is the decay of the default equation, got {tau} beside {equation}: give it "
+                "to the equation instead."
+            )
         if not input_edges >= 0:
             raise ValueError(f"`input_edges` must not be negative, got {input_edges}.")
         if not 0 < epsilon < 1:
             raise ValueError(f"`epsilon` must lie between 0 and 1, got {epsilon}.")
-        self.num_classes, self.k, self.tau, self.epsilon = num_classes, k, tau, epsilon
+        self.num_classes, self.k, self.epsilon = num_classes, k, epsilon
+        self.equation = equation or Laplace(0.01 if tau is None else tau)
         self.kernel, self.bandwidth = kernel or Gaussian(), bandwidth or SelfTuned()
         self.neighbors, self.solver = neighbors or ExactNeighbors(), solver
         self.normalize, self.normalization, self.unreached = normalize, normalization, unreached
@@ -94,9 +107,23 @@ class GraphHead(nn.Module):
         """Show the settings in the module's printout."""
         return (
             f"num_classes={self.num_classes}, k={self.k}, kernel={self.kernel}, "
-            f"bandwidth={self.bandwidth}, tau={self.tau}, normalize={self.normalize}, "
+            f"bandwidth={self.bandwidth}, equation={self.equation}, normalize={self.normalize}, "
             f"input_edges={self.input_edges}"
         )
+
+    @property
+    def tau(self) -> float:
+        """The decay of the walks that explain a prediction: of plain Laplace learning only.
+
+        Raises:
+            ValueError: the head has another equation, whose scores are no such walks.
+        """
+        if not self._is_plain():
+            raise ValueError(NEEDS_LAPLACE)
+        return self.equation.tau  # pyright: ignore
+
+    def _is_plain(self) -> bool:
+        return isinstance(self.equation, Laplace) and self.equation == Laplace(self.equation.tau)
 
     def prepare(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Return the features as the graph sees them: at least float32, rows of length one.
@@ -158,11 +185,11 @@ class GraphHead(nn.Module):
             inputs: what the features were made from; read only with `input_edges`.
         """
         labels, known = self._targets(features, labels, known)
-        return laplace_learning(
+        return self.equation.probabilities(
             self.graph(features, inputs),
             labels,
             known,
-            tau=self.tau,
+            points=self.prepare(features),
             unreached=self.unreached,
             normalization=self.normalization,
             solver=self.solver,
@@ -196,21 +223,31 @@ class GraphHead(nn.Module):
         """Return these rows as a frozen graph that answers one query at a time.
 
         Class masses are not normalised there: a single query has no company to compare with.
+        With another equation than `Laplace(tau)` a query takes the mean of its neighbours'
+        probabilities; it has no exact form and no weights on labels.
         """
         targets, known = self._targets(features, labels, known)
-        return AnchorGraph.build(
-            self.prepare(features),
+        points = self.prepare(features)
+        frozen = AnchorGraph.build(
+            points,
             targets,
             known,
             self.k,
             kernel=self.kernel,
             bandwidth=self.bandwidth,
             neighbors=self.neighbors,
-            tau=self.tau,
+            tau=self.tau if self._is_plain() else 0.0,
             solver=self.solver,
             inputs=self._beside(inputs),
             input_edges=self.input_edges,
         )
+        if self._is_plain():
+            return frozen
+        with torch.no_grad():
+            scores = self.equation.probabilities(
+                frozen.graph, targets, known, points=points, solver=self.solver
+            )
+        return MeansOnly.of(frozen, scores)
 
     def _targets(
         self, features: Tensor, labels: Tensor, known: Tensor | None
