@@ -1,0 +1,163 @@
+"""Print the tables of README.md from results.csv; nothing is trained.
+
+python experiments/logits/report.py
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from digits import DECAYS
+from rows import RESULTS, difference, holm, interval, read, values
+
+from weft.lab.measures import SizeGroups
+from weft.lab.multi_label import load_label_matrix, load_multi_label
+
+# (what is asked, experiment, method, the one it is compared with)
+QUESTIONS = (
+    ("E1", "imbalance 50", "LPL 8", "LA 1.5"),
+    ("E1", "imbalance 50", "LPL 8", "CE"),
+    ("E2", "imbalance 50", "LPL 8", "margin 8"),
+    ("E2", "imbalance 50", "LPL 6", "margin 6"),
+    ("E2", "imbalance 50", "LA 1 + LPL 4", "LA 1 + margin 4"),
+    ("E3", "imbalance 50", "LPL 1.5, K = 10", "LPL 1.5, K = 10, raw"),
+    ("E3", "imbalance 50", "LPL 8, K = 10", "LPL 8, K = 10, raw"),
+    ("E4", "imbalance 50", "LPL 8", "LPL 8, K = 10"),
+    ("E4", "imbalance 50", "LPL 8, K = 3", "LPL 8, K = 10"),
+    ("E5", "imbalance 10", "LPL 4", "LA 1.5"),
+    ("E5", "imbalance 10", "LPL 4", "margin 4"),
+    ("E6", "imbalance 50", "LA 1, priors sorted (fault)", "LA 1"),
+    ("E7", "balanced, 12 per class", "LPL by confidence 2", "CE"),
+    ("E7", "balanced, 12 per class", "LPL by confidence 2, signs flipped", "CE"),
+    ("E7", "balanced, 12 per class", "LPL by confidence 1, signs flipped", "CE"),
+    ("E7", "balanced, 12 per class", "LPL by confidence 2", "margin by confidence 2"),
+    ("E7", "balanced, 12 per class", "LPL by confidence 2", "label smoothing 0.1"),
+    ("E8", "composed", "LPL shared", "prior shift"),
+    ("E8", "composed", "prior shift + LPL shared", "prior shift"),
+    ("E8", "composed", "prior shift + LPL positives", "prior shift"),
+    ("E8", "composed", "prior shift + LPL shared", "pos_weight"),
+)
+SINGLE = ("balanced", "head", "mid", "tail", "ece")
+MULTI = ("map", "head", "mid", "tail", "macro_f1", "micro_f1")
+
+
+def methods_of(experiment: str) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in read(RESULTS, experiment)))
+
+
+def against(experiment: str, method: str, other: str, measure: str) -> str:
+    """Format the paired difference of two methods; a dash against itself."""
+    if method == other:
+        return "-"
+    pair = (values(RESULTS, experiment, name, measure) for name in (method, other))
+    one, two = pair
+    return difference(one - two)
+
+
+def print_table(experiment: str, measures: Sequence[str], others: Sequence[str]) -> None:
+    """Print every method of an experiment; differences to others in the first measure."""
+    methods = methods_of(experiment)
+    if not methods:
+        return
+    count = len(values(RESULTS, experiment, methods[0], measures[0]))
+    print(f"\n### {experiment}, {count} seeds\n")
+    print(
+        "| method |", " | ".join(measures), "|", " | ".join(f"less {name}" for name in others), "|"
+    )
+    print("|---" * (1 + len(measures) + len(others)) + "|")
+    for method in methods:
+        first, *rest = (values(RESULTS, experiment, method, measure) for measure in measures)
+        cells = [interval(first), *(f"{numbers.mean():.1f}" for numbers in rest)]
+        cells += [against(experiment, method, other, measures[0]) for other in others]
+        print(f"| {method} |", " | ".join(cells), "|")
+
+
+def print_holm(experiment: str, measure: str, other: str) -> None:
+    """Print which methods differ from another once all comparisons are counted."""
+    methods = [name for name in methods_of(experiment) if name != other]
+    base = values(RESULTS, experiment, other, measure)
+    adjusted = holm([values(RESULTS, experiment, name, measure) - base for name in methods])
+    cells = [f"{name} {p:.2g}" for name, p in zip(methods, adjusted, strict=True)]
+    print(f"\n{experiment}, p against {other} after Holm, {len(cells)} tests:", ", ".join(cells))
+
+
+def print_questions() -> None:
+    print("\n### Questions, paired over seeds\n")
+    print("| | experiment | difference | points |\n|---|---|---|---|")
+    for name, experiment, method, other in QUESTIONS:
+        measure = "map" if experiment == "composed" else "balanced"
+        if {method, other} <= set(methods_of(experiment)):
+            points = against(experiment, method, other, measure)
+            print(f"| {name} | {experiment} | {method} less {other} | {points} |")
+
+
+def print_decays() -> None:
+    """Print balanced accuracy by weight decay, and the questions asked at each."""
+    experiments = [f"imbalance 50, decay {decay:g}" for decay in DECAYS]
+    print("\n### E1b: weight decay, imbalance 50, 30 seeds\n")
+    print("| method |", " | ".join(f"{decay:g}" for decay in DECAYS), "|")
+    print("|---" * (1 + len(DECAYS)) + "|")
+    for method in methods_of(experiments[0]):
+        cells = [interval(values(RESULTS, place, method, "balanced")) for place in experiments]
+        print(f"| {method} |", " | ".join(cells), "|")
+    for method, other in (
+        ("LA 1 + LPL 1", "LA 1"),
+        ("LA 1 + LPL 2", "LA 1"),
+        ("LPL 6", "LA 1"),
+        ("LPL 6", "margin 6"),
+        ("LPL 4", "margin 4"),
+        ("LA 1 + LPL 1", "LA 1 + margin 1"),
+    ):
+        cells = [against(place, method, other, "balanced") for place in experiments]
+        print(f"| {method} less {other} |", " | ".join(cells), "|")
+    la, lpl = (
+        max(
+            (values(RESULTS, p, name, "balanced") for p in experiments for name in names),
+            key=lambda numbers: numbers.mean(),
+        )
+        for names in (("LA 1", "LA 1.5"), ("LPL 4", "LPL 6"))
+    )
+    print(f"\nBest of LPL less best of LA over all decays: {difference(lpl - la)}")
+
+
+def print_labels() -> None:
+    """Print how long the tails of the multi-label data sets are."""
+    if "WEFT_DATA" not in os.environ:
+        return
+    root = Path(os.environ["WEFT_DATA"])
+    matrices = {name: load_label_matrix(name, root) for name in ("voc_mlt", "coco_mlt")}
+    for name in ("yeast", "scene", "bibtex"):
+        matrices[name] = load_multi_label(name, root).train_targets
+    print("\n### Label matrices, training parts\n")
+    print("| data | samples | labels | labels per sample | most | fewest | head / mid / tail |")
+    print("|---" * 7 + "|")
+    for name, targets in matrices.items():
+        counts = targets.sum(0)
+        groups = " / ".join(str(len(group)) for group in SizeGroups.by_count(counts))
+        sizes = f"{len(targets)} | {len(counts)} | {counts.sum() / len(targets):.2f}"
+        print(f"| {name} | {sizes} | {counts.max()} | {counts.min()} | {groups} |")
+
+
+def main() -> None:
+    print_table("imbalance 50", SINGLE, ("CE", "LA 1.5"))
+    print_questions()
+    print_decays()
+    print_table("imbalance 10", SINGLE, ("CE", "LA 1.5"))
+    print_table("balanced, 12 per class", SINGLE[:1], ("CE",))
+    print("\n### Relabelled classes, largest change of a test logit in float64\n")
+    for row in read(RESULTS, "relabelling"):
+        print(row["method"], row["change"])
+    print_table("imbalance 50, tuned", SINGLE, ("LA", "margin"))
+    for other in ("LA", "margin"):
+        print_holm("imbalance 50, tuned", "balanced", other)
+    for name in ("composed", "generated", "yeast", "scene", "bibtex"):
+        print_table(name, MULTI, ("BCE", "prior shift"))
+    if methods_of("composed"):
+        print_holm("composed", "map", "prior shift")
+    for name in ("fashion_mnist", "cifar10"):
+        print_table(name, SINGLE, ("LA", "margin"))
+    print_labels()
+
+
+if __name__ == "__main__":
+    main()
