@@ -451,7 +451,9 @@ def test_refuses_queries_it_cannot_place(queries, error, message):
 def test_refuses_a_label_that_is_no_row():
     features, labels, known = anchors()
     graph = AnchorGraph.build(features, labels, known, 6)
-    with pytest.raises(ValueError, match=r"`label` must be a row of 3 classes, got shape \(\): pass"):
+    with pytest.raises(
+        ValueError, match=r"`label` must be a row of 3 classes, got shape \(\): pass"
+    ):
         graph.with_anchor(features[0], torch.tensor(2))
 
 
