@@ -6,6 +6,7 @@ may drown the rest. A projection P with argmin <P(costs), y> = argmin <costs, y>
 
 from enum import Enum
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -89,18 +90,19 @@ def project_costs(
     return costs / squared.clamp_min(FLOOR**2).sqrt()  # a norm's own gradient is NaN at zero
 
 
-def pull_back(projection: Projection, problem: Problem, grad: Tensor, costs: Tensor) -> Tensor:
-    """Return P'(costs)^T grad in closed form; count the instances that were too short.
+def pull_through(projection: Projection, problem: Problem, grad: Tensor, costs: Tensor) -> Tensor:
+    """Return -P'(costs)^T grad in closed form; count the instances that were too short.
 
-    With u the linear part of P and v = u / |u|:  (u(grad) - <v, u(grad)> v) / |u|, from eq. 14.
+    With p the linear part of P and u = p(costs):  -(p(grad) - <u, grad> u / |u|^2) / |u|, from
+    eq. 14 and because p is a projection.
     """
-    grad = projection.plane(grad, problem.solver, problem.mask)
+    kept = projection.plane(grad, problem.solver, problem.mask)
     if not projection.normalizes:
-        return grad
-    flat = projection.plane(costs, problem.solver, problem.mask)
-    norm = problem.norm(flat)
+        return -kept
+    useful = projection.plane(costs, problem.solver, problem.mask)
+    norm = problem.norm(useful)
     short = norm < FLOOR
     problem.log.floored += int(short.sum())
-    unit = (flat / norm.clamp_min(FLOOR)).masked_fill(short, 0.0)
-    radial = (unit * grad).sum(problem.item_axes, keepdim=True)
-    return (grad - radial * unit) / norm.clamp_min(FLOOR)
+    scale = norm.clamp_min(FLOOR).reciprocal()
+    along = (useful * grad).sum(problem.item_axes, keepdim=True) * scale.square()
+    return torch.addcmul(kept, useful, along.masked_fill(short, 0.0), value=-1).mul_(-scale)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from weft.discrete._problem import Problem
-from weft.discrete._projections import Projection, pull_back
+from weft.discrete._projections import Projection, pull_through
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Identity:
     ) -> Tensor:
         """Return the projected gradient, its sign turned."""
         del outputs
-        return -pull_back(self.projection, problem, grad, costs)
+        return pull_through(self.projection, problem, grad, costs)
 
 
 @dataclass(frozen=True)
