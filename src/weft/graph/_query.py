@@ -121,7 +121,8 @@ class AnchorGraph:
         """Return the graph with one more labelled anchor, without solving it from scratch.
 
         The new anchor hangs on its k nearest as a query does, and holds its label. That adds to
-        the diagonal at its unlabelled neighbours: k solves with the factor there is. The others'
+        the diagonal at its unlabelled neighbours: k solves with the factor there is, little where
+        the solver has one, and about what solving anew takes with conjugate gradients. The others'
         neighbours and bandwidths stay, so a graph that has grown much is better built anew.
 
         Args:
