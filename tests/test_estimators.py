@@ -15,6 +15,21 @@ from sklearn.semi_supervised import LabelSpreading
 from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
 
 from weft.estimators import GraphLearningClassifier
+from weft.graph import (
+    WNLL,
+    CenteredKernel,
+    Laplace,
+    Laplacian,
+    NearestLabel,
+    PageRank,
+    PLaplace,
+    Poisson,
+    PoissonMBO,
+    ProperlyWeighted,
+    SparsePropagation,
+    Spreading,
+    VolumeConstraint,
+)
 
 MINUS_ONE = {
     "check_classifiers_classes": "takes -1 for a class; scikit-learn spares its own semi-supervised"
@@ -290,3 +305,62 @@ def test_without_scikit_learn_one_clear_error_says_what_to_install():
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: weft.estimators needs scikit-learn 1.6 or newer")
     assert last.endswith("pip install 'weft[sklearn]'.")
+
+
+# Equations
+
+EQUATIONS = [
+    Laplace(0.01, laplacian=Laplacian.RANDOM_WALK),
+    Laplace(reweighting=WNLL()),
+    Laplace(reweighting=ProperlyWeighted()),
+    Spreading(0.9),
+    PageRank(),
+    Poisson(),
+    CenteredKernel(),
+    PLaplace(3.0),
+    NearestLabel(),
+    SparsePropagation(),
+    PoissonMBO(VolumeConstraint((0.5, 0.5))),
+]
+
+
+@pytest.mark.parametrize("equation", EQUATIONS, ids=str)
+def test_any_equation_tells_the_moons_apart(moons, equation):
+    X, y, partial = moons
+    model = GraphLearningClassifier(8, equation=equation).fit(X, partial)
+    assert (model.transduction_ == y).mean() > 0.8  # eight labels; Laplace learning has 0.95
+    assert (model.predict(X + 0.01) == y).mean() > 0.8
+    np.testing.assert_allclose(model.predict_proba(X).sum(1), 1)
+    assert clone(model).get_params()["equation"] == equation
+
+
+def test_an_equation_given_equals_the_default_one_spelt_out(moons):
+    X, _, partial = moons
+    default = GraphLearningClassifier(8, tau=0.1, fidelity=2.0, class_mass=True).fit(X, partial)
+    spelt = GraphLearningClassifier(8, equation=Laplace(0.1, 2.0), class_mass=True).fit(X, partial)
+    np.testing.assert_array_equal(default.predict_proba(X), spelt.predict_proba(X))
+    np.testing.assert_array_equal(default.abstention_, spelt.abstention_)
+
+
+def test_equations_are_searched_over_a_grid(moons):
+    X, y, _ = moons
+    grid = {"equation": [None, Poisson(), PLaplace(4.0)]}
+    search = GridSearchCV(GraphLearningClassifier(8), grid, cv=3, error_score="raise").fit(X, y)
+    assert search.best_score_ > 0.9
+
+
+def test_only_weighted_means_of_labels_are_explained(moons):
+    X, _, partial = moons
+    reweighted = GraphLearningClassifier(8, equation=Laplace(reweighting=WNLL())).fit(X, partial)
+    np.testing.assert_allclose(reweighted.explain(X[:5]).sum(1), 1)
+    for equation in (Poisson(), Laplace(laplacian=Laplacian.SYMMETRIC)):
+        model = GraphLearningClassifier(8, equation=equation).fit(X, partial)
+        with pytest.raises(ValueError, match="`explain` needs an equation whose scores are"):
+            model.explain(X[:5])
+
+
+def test_parameters_of_the_default_equation_are_refused_beside_another(moons):
+    X, _, partial = moons
+    for wrong in ({"tau": 0.1}, {"fidelity": 1.0}):
+        with pytest.raises(ValueError, match="`tau` and `fidelity` belong to the default equation"):
+            GraphLearningClassifier(equation=Poisson(), **wrong).fit(X, partial)

@@ -1,4 +1,4 @@
-"""Laplace learning as a scikit-learn classifier: features and a few labels in, labels out.
+"""Graph learning as a scikit-learn classifier: features and a few labels in, labels out.
 
 Knows the graph room and scikit-learn's conventions; NumPy arrays at the border.
 """
@@ -17,12 +17,14 @@ from weft.graph import (
     Bandwidth,
     ClassMass,
     Constant,
+    Equation,
     Gaussian,
     Kernel,
+    Laplace,
+    Laplacian,
     Normalization,
     SelfTuned,
     Tapered,
-    laplace_learning,
 )
 
 try:
@@ -52,19 +54,25 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
 
     `fit` takes labelled and unlabelled samples together, with -1 for an unknown label as in
     scikit-learn's `LabelSpreading`, and solves Laplace's equation exactly: each unlabelled
-    sample becomes the weighted mean of its neighbours. A new sample then takes the weighted mean
-    of its neighbours' solved values; it does not change them, and it sees no other new sample.
+    sample becomes the weighted mean of its neighbours. Other equations take its place by
+    `equation`. A new sample then takes the weighted mean of its neighbours' solved values; it does
+    not change them, and it sees no other new sample.
 
     Args:
         n_neighbors: neighbours of each sample; cut to what there is.
         kernel: `"gaussian"`, or `"tapered"`, which makes predictions continuous in the features.
         bandwidth: `"self-tuned"`, the distance to the last neighbour, or one length for all.
-        tau: decay, in the unit of the edge weights; mass lost on the way is abstention.
-        fidelity: `None` keeps the given labels; a positive number lets them give way to their
-            neighbours', the more so the smaller it is: for labels that may be wrong.
+        equation: how labels spread, such as `Poisson()` or `PLaplace(3)`; `None` is
+            `Laplace(tau, fidelity)`.
+        tau: decay of the default equation, in the unit of the edge weights; mass lost on the way
+            is abstention.
+        fidelity: of the default equation: `None` keeps the given labels; a positive number lets
+            them give way to their neighbours', the more so the smaller it is: for labels that may
+            be wrong.
         normalize: scale each sample to length one first.
         class_mass: whether to match the classes' masses to their shares of the labels; `"auto"`
-            does so where fewer than 3 % of the samples are labelled.
+            does so where fewer than 3 % of the samples are labelled and the equation is the
+            default one.
 
     Attributes:
         classes_: the labels, sorted, without -1.
@@ -83,6 +91,7 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
         *,
         kernel: str = "gaussian",
         bandwidth: str | float = "self-tuned",
+        equation: Equation | None = None,
         tau: float = 0.0,
         fidelity: float | None = None,
         normalize: bool = False,
@@ -91,6 +100,7 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
         self.n_neighbors = n_neighbors
         self.kernel = kernel
         self.bandwidth = bandwidth
+        self.equation = equation
         self.tau = tau
         self.fidelity = fidelity
         self.normalize = normalize
@@ -104,7 +114,8 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
             y: labels of any one type, -1 where unknown.
 
         Raises:
-            ValueError: no sample is labelled, or a parameter has no meaning.
+            ValueError: no sample is labelled, a parameter has no meaning, or `tau` or `fidelity`
+                stands beside an `equation`.
         """
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         known = np.asarray(y != -1)
@@ -114,7 +125,9 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
         self.X_ = X
         self.classes_, numbers = np.unique(y[known], return_inverse=True)
         self._known = torch.from_numpy(known)
-        features = self._features(X)
+        features, equation, decay = self._features(X), self._equation(), 0.0
+        if isinstance(equation, Laplace) and equation.laplacian is Laplacian.COMBINATORIAL:
+            decay = float(equation.tau)
         labels = features.new_zeros(len(y), len(self.classes_))
         labels[self._known] = F.one_hot(torch.from_numpy(numbers), len(self.classes_)).to(labels)
         graph = AnchorGraph.build(
@@ -124,9 +137,11 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
             self.n_neighbors,
             kernel=_choose("kernel", self.kernel, _KERNELS),
             bandwidth=_bandwidth(self.bandwidth),
-            tau=self.tau,
+            tau=decay,
         )
         normalization = _choose("class_mass", self.class_mass, _CLASS_MASS)
+        if self.class_mass == "auto" and self.equation is not None:
+            normalization = None
         self.anchor_graph_ = replace(graph, scores=self._spread(graph, labels, normalization))
         self.label_distributions_, self.abstention_ = _distributions(self.anchor_graph_.scores)
         self.transduction_ = self.classes_[self.label_distributions_.argmax(1)]
@@ -155,8 +170,17 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
         Rows are non-negative and sum to one minus the abstention; unlabelled samples have
         weight zero. Times the one-hot labels this is `predict_proba`, before abstention is
         divided out and without any normalisation of class masses.
+
+        Raises:
+            ValueError: the scores of the equation are no weighted means of labels.
         """
         check_is_fitted(self)
+        equation = self._equation()
+        if not isinstance(equation, Laplace) or equation.laplacian is Laplacian.SYMMETRIC:
+            raise ValueError(
+                "`explain` needs an equation whose scores are weighted means of labels, got "
+                f"{equation}: take `equation=None`, or Laplace() with a reweighting."
+            )
         identity = torch.eye(len(self.X_), dtype=self.anchor_graph_.scores.dtype)[:, self._known]
         onto = self._query(X, self._spread(self.anchor_graph_, identity, None))
         weights = np.zeros((len(onto), len(self.X_)))
@@ -166,14 +190,24 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
     def _spread(
         self, graph: AnchorGraph, labels: torch.Tensor, normalization: Normalization | None
     ) -> torch.Tensor:
-        return laplace_learning(
-            graph.graph,
-            labels,
-            self._known,
-            tau=self.tau,
-            fidelity=self.fidelity,
-            normalization=normalization,
-        )
+        with torch.no_grad():
+            return self._equation().probabilities(
+                graph.graph,
+                labels,
+                self._known,
+                points=self._features(self.X_),
+                normalization=normalization,
+            )
+
+    def _equation(self) -> Equation:
+        if self.equation is None:
+            return Laplace(self.tau, self.fidelity)
+        if self.tau or self.fidelity is not None:
+            raise ValueError(
+                f"`tau` and `fidelity` belong to the default equation, got {self.tau} and "
+                f"{self.fidelity} beside {self.equation}: give them to the equation instead."
+            )
+        return self.equation
 
     def _query(self, X: ArrayLike, scores: torch.Tensor | None = None) -> torch.Tensor:
         """Return each new sample's mean over its neighbours, of `scores` or the solved ones."""

@@ -137,3 +137,14 @@ def test_importing_recipes_does_not_import_torch():
     script = "import sys, weft.lab.recipe; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", get_args(TYPES["equation"]))
+def test_every_equation_builds_a_head_that_predicts(name):
+    head = Recipe(equation=name, tau=0.01, k=5, features=4).build_head(3)
+    labels = torch.arange(30) % 3
+    features = torch.eye(3, 4)[labels] + 0.1 * torch.randn(
+        30, 4, generator=torch.Generator().manual_seed(0)
+    )
+    logits = head(features, torch.where(torch.arange(30) < 9, labels, -1))
+    assert (logits.argmax(1) == labels).float().mean() > 0.9

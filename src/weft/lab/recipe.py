@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from weft.lab._equations import EquationName, build_equation
+
 if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
@@ -71,6 +73,9 @@ class Recipe:
     ] = _field("none", "shift of the training logits by class, for classes of unequal size")
     perturbation_strength: float = _field(
         1.0, "temperature of logit_adjustment; else the largest shift of the others", least=0
+    )
+    equation: EquationName = _field(  # noqa: RUF009 (a field, like the others)
+        "laplace", "how labels spread; tau counts in laplace to poisson_weights, p_laplace"
     )
     k: int = _field(25, "neighbours of each node in the graph", least=1)
     kernel: Literal["gaussian", "tapered"] = _field("gaussian", "distances to edge weights")
@@ -226,7 +231,7 @@ class Recipe:
 
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""
-        from weft.graph import Constant, Gaussian, SelfTuned, Tapered
+        from weft.graph import ClassMass, Constant, Gaussian, SelfTuned, Tapered
         from weft.heads import GraphHead, LinearHead
 
         if self.head == "softmax":
@@ -236,7 +241,9 @@ class Recipe:
             self.k,
             kernel=Tapered() if self.kernel == "tapered" else Gaussian(),
             bandwidth=Constant(self.bandwidth) if self.bandwidth else SelfTuned(),
-            tau=self.tau,
+            equation=build_equation(self.equation, self.tau),
+            # The others are made for few labels, or have their own way with class masses.
+            normalization=ClassMass(below=0.03) if self.equation == "laplace" else None,
             input_edges=self.input_edges,
         )
 
