@@ -205,10 +205,10 @@ def test_float32_on_each_device_is_near_float64(graph, known, labels, fidelity, 
     assert_close((weights.cpu().double() @ labels), expected[[0, 3]], rtol=0, atol=1e-5)
 
 
-def test_noise_is_the_lead_of_the_best_other_class():
-    predictions = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+def test_noise_is_what_the_other_classes_have():
+    predictions = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.5], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     labels = one_hot(torch.tensor([0, 1, 2, 0]), 3).float()
-    assert_close(label_noise(predictions, labels), torch.tensor([-0.5, 0.3, 0.0, 1.0]))
+    assert_close(label_noise(predictions, labels), torch.tensor([0.3, 0.6, 0.0, 1.0]))
 
 
 def test_a_flipped_label_has_the_largest_noise(generator):

@@ -147,16 +147,16 @@ def leave_one_out_weights(
 def label_noise(
     predictions: Float[Tensor, "m c"], labels: Float[Tensor, "m c"]
 ) -> Float[Tensor, " m"]:
-    """Return how much speaks against each label: the best other class, less the label's own.
+    """Return how much speaks against each label: the scores of all other classes together.
 
-    From -1, all agree with the label, to 1, all agree on another; zero where nothing is known.
-    Differentiable where no two other classes are level.
+    From 0, all that is known agrees with the label, to 1; zero where nothing is known, since the
+    mass that reaches no label speaks for none. Differentiable to any order.
 
     Args:
         predictions: leave-one-out scores of labelled nodes.
         labels: their labels, one-hot.
     """
-    return ((1 - labels) * predictions).amax(1) - (labels * predictions).sum(1)
+    return ((1 - labels) * predictions).sum(1)
 
 
 class _Block(NamedTuple):
