@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from weft.logits._batch import Groups, check_batch
+from weft.logits._batch import check_batch
 from weft.logits._bounds import Bounds, BySize, warn_of_collapse
+from weft.logits._groups import group
 from weft.logits._stats import ClassStats
 
 _BY_SIZE = BySize()
@@ -125,29 +126,30 @@ class LPL(Bounded):
     @torch.no_grad()
     def _shifts(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the shift of each sample, in memory of its own."""
-        groups = Groups.of(targets, self.stats.num_classes, logits.dtype)
+        groups = group(targets, self.stats.num_classes, logits.dtype)
         probabilities = logits.softmax(1)
         signed = self.signed_bounds(probabilities, targets).to(logits.dtype)
-        signed, own = groups.pick(signed)[:, None], groups.classes[:, None]
-        shifts = None  # of each class
+        signed = signed.index_select(0, groups.classes)[:, None]
+        own = groups.classes[:, None]
+        shifts = None  # of each row's class
         for _ in range(self.steps):
             if shifts is not None:
-                probabilities = groups.spread(shifts, out=probabilities).add_(logits).softmax(1)
-            # This row becomes mass * g_c; its entry at c is minus the sum of the others, because
-            # p_c - 1 would cancel near p_c = 1.
+                probabilities = (logits + groups.spread(shifts)).softmax(1)
+            # This row becomes g_c times the class's mass; its entry at c is minus the sum of the
+            # others, because p_c - 1 would cancel near p_c = 1.
             row = groups.sums(probabilities).scatter_(1, own, 0.0)
             row.scatter_(1, own, -row.sum(1, keepdim=True))
             if self.normalize:
                 length = torch.linalg.vector_norm(row, dim=1, keepdim=True)
             else:
-                length = groups.mass[:, None]
+                length = groups.mass()[:, None].to(row.dtype)
             row *= signed / (self.steps * length.clamp_min(_FITTED))
             shifts = row if shifts is None else shifts.add_(row)
         assert shifts is not None  # there is a step
         if not self.normalize:
-            reached = shifts.norm(dim=1, keepdim=True)
+            reached = torch.linalg.vector_norm(shifts, dim=1, keepdim=True)
             shifts *= torch.where(reached > signed.abs(), signed.abs() / reached, 1.0)
-        return groups.spread(shifts, out=probabilities)
+        return groups.spread(shifts)
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printout."""

@@ -1,0 +1,103 @@
+"""Learned logit perturbation costs a few softmaxes of the batch, at any number of classes.
+
+For batches of random logits, the forward time of `LPL` on top of a cross-entropy, in units of one
+softmax of the batch. Its backward costs nothing more: shifts are constants. The peer is the same
+mathematics written the way published code does it: Python loops over all classes, dense gradients
+of size classes x classes, and a copy of the batch's logits per step. Both give the same logits,
+which is checked first; `ClassMargin` shows what a fixed shift costs.
+
+The allocator is told to keep freed memory, for all methods: otherwise pages that the kernel hands
+out anew in every call are measured, and not the work.
+"""
+
+import ctypes
+
+import torch
+from _measure import argument_parser, interleave, store
+from torch import Tensor
+
+from weft.logits import LPL, BySize, ClassMargin, ClassStats
+
+BOUNDS = BySize(delta_epsilon=4.0)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+
+
+def looped(logits: Tensor, targets: Tensor, signed: Tensor, steps: int = 1) -> Tensor:
+    """Take the same steps in loops over all classes, with dense (classes, classes) gradients.
+
+    The logits after every step are kept, and each class then picks those of its last step.
+    """
+    num_classes = logits.shape[1]
+    with torch.no_grad():
+        path = torch.empty(steps + 1, *logits.shape)
+        path[0] = logits
+        for step in range(steps):
+            probabilities = path[step].softmax(1)
+            gradient = torch.zeros(num_classes, num_classes)
+            for c in range(num_classes):
+                members = probabilities[targets == c]
+                if len(members):
+                    gradient[c] = members.mean(0)
+                    gradient[c, c] -= 1
+            gradient /= gradient.norm(dim=1, keepdim=True).clamp_min(1e-15)
+            path[step + 1] = path[step] + gradient[targets] * signed[targets, None] / steps
+        shifts = torch.zeros_like(logits)
+        for c in range(num_classes):
+            rows = targets == c
+            if rows.any():
+                shifts[rows] = path[-1, rows] - path[0, rows]
+    return logits + shifts
+
+
+def measure(num_classes: int, batch: int, rounds: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    counts = 1 + torch.randperm(num_classes, generator=generator)
+    targets = torch.randint(num_classes, (batch,), generator=generator)
+    logits = torch.randn(batch, num_classes, generator=generator).requires_grad_()
+    plain = logits.detach()
+    learned, margin = LPL(ClassStats(counts), BOUNDS), ClassMargin(ClassStats(counts), BOUNDS)
+    signed = learned.fixed.float()
+    torch.testing.assert_close(learned(logits, targets), looped(logits, targets, signed))
+    methods = {
+        "softmax": lambda: plain.softmax(1),
+        "LPL": lambda: learned(logits, targets),
+        "ClassMargin": lambda: margin(logits, targets),
+        "loop": lambda: looped(logits, targets, signed),
+    }
+    timings = interleave(methods, rounds=rounds)
+    unit = timings["softmax"].cpu
+    return {
+        "softmax_us": unit * 1e6,
+        "lpl_softmaxes": timings["LPL"].cpu / unit,
+        "margin_softmaxes": timings["ClassMargin"].cpu / unit,
+        "loop_over_lpl": timings["loop"].cpu / timings["LPL"].cpu,
+    }
+
+
+def main() -> None:
+    arguments = argument_parser(__doc__).parse_args()
+    keep_freed_memory()
+    sizes = [(10, 64), (100, 64)] if arguments.quick else []
+    sizes = sizes or [(c, n) for n in (256, 1024) for c in (10, 100, 1000, 8142)]
+    rounds = 3 if arguments.quick else 101
+    print(f"{'classes':>8}{'batch':>7}{'softmax us':>12}{'LPL':>8}{'margin':>8}{'loop / LPL':>12}")
+    rows = []
+    for num_classes, batch in sizes:
+        row = measure(num_classes, batch, rounds)
+        rows.append({"classes": num_classes, "batch": batch, **row})
+        print(
+            f"{num_classes:8}{batch:7}{row['softmax_us']:12.0f}{row['lpl_softmaxes']:8.2f}"
+            f"{row['margin_softmaxes']:8.2f}{row['loop_over_lpl']:12.1f}"
+        )
+    store("logit_perturbation", {"rows": rows}, arguments)
+
+
+if __name__ == "__main__":
+    main()
