@@ -239,6 +239,15 @@ TRIALS = {
     **{f"Perturbed {s}": perturbed(s) for s in (0.1, 0.5, 1.0)},
     **{f"Fenchel-Young {s}": fenchel_young(s) for s in (0.1, 0.5, 2.0)},
 }
+FEW = (
+    "Identity",
+    "Identity, norm",
+    "Identity, noise 0.2",
+    "Blackbox, norm",
+    "Blackbox, noise 0.2",
+    "Blackbox, norm, half the epochs",
+    "Blackbox, noise 0.2, half the epochs",
+)
 PROBLEMS = {
     "terrain 12": Problem(smooth_terrain, 12, 0.15, 1000, 20),
     "terrain 30": Problem(smooth_terrain, 30, 0.15, 300, 20),
@@ -252,5 +261,6 @@ def jobs(methods: dict[str, Method], problems: Iterable[str]) -> dict[tuple[str,
 
 
 if __name__ == "__main__":
-    counts = {"terrain 12": 5, "terrain 30": 3, "maps": 3}
-    main("grids", jobs(METHODS, PROBLEMS), counts, jobs(TRIALS, ["terrain 12"]))
+    few = {name: METHODS[name] for name in FEW}
+    everything = jobs(METHODS, ["terrain 12", "maps"]) | jobs(few, ["terrain 30"])
+    main("grids", everything, {problem: 3 for problem in PROBLEMS}, jobs(TRIALS, ["terrain 12"]))

@@ -38,7 +38,7 @@ from weft.discrete import (
     solve_discrete,
 )
 
-PATCH, BLOCK, BATCH, STEPS = 24, 5, 4, 200
+PATCH, BLOCK, BATCH, STEPS = 24, 5, 4, 120
 GAPS = (10, 50, 90)
 TRAIN_LANDMARKS = 15
 

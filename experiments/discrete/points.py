@@ -39,7 +39,7 @@ from weft.discrete import (
 )
 
 NUM_TEMPLATES, NUM_POINTS, FEATURES, DISTRACTORS = 12, 10, 16, 16
-BATCH, STEPS, NUM_TEST = 8, 1000, 300
+BATCH, STEPS, NUM_TEST = 8, 600, 300
 
 
 @dataclass(frozen=True)

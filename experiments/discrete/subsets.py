@@ -160,8 +160,8 @@ METHODS = {
     ),
 }
 PROBLEMS = {
-    "digits": Problem("digits", (256, 128), 10, 10, 5, 40),
-    "mnist": Problem("mnist", (256, 128), 20, 20, 10, 6),
+    "digits": Problem("digits", (256, 128), 10, 10, 5, 30),
+    "mnist": Problem("mnist", (256, 128), 20, 20, 10, 4),
 }
 FEW = ("Identity", "Identity, mean", "Identity, norm", "Identity, std", "I-MLE 10", "I-MLE 100")
 

@@ -266,7 +266,8 @@ def jobs(methods: Mapping[str, Method], problem: str) -> dict[tuple[str, str], J
 
 if __name__ == "__main__":
     few = {name: METHODS[name] for name in FEW}
-    chosen = [jobs(METHODS if problem == "5 places" else few, problem) for problem in PROBLEMS]
-    everything = {place: job for part in chosen for place, job in part.items()}
+    everything = jobs(METHODS, "5 places")
+    for problem in list(PROBLEMS)[1:]:
+        everything |= jobs(few, problem)
     counts = dict.fromkeys(PROBLEMS, 4) | {"5 places": 10}
     main("tours", everything, counts, jobs(TRIALS, "5 places"))
