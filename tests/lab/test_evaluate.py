@@ -272,3 +272,16 @@ def test_moons_pass_the_whole_way(tmp_path):
     train(run)
     assert evaluate(run)["contexts"]["query"]["accuracy"] > 0.6
     assert explain(run, 0).reasons
+
+
+def test_a_run_with_an_equation_that_explains_nothing_is_evaluated_and_reported(tmp_path):
+    recipe = dataclasses.replace(GRAPH, epochs=1, equation="poisson")
+    run = Run.create(tmp_path / "poisson", recipe)
+    train(run)
+    results = evaluate(run)
+    assert results["query_gap"] is None
+    assert list(results["contexts"]) == ["whole", "batch", "query"]
+    assert "reason_weight" not in np.load(run.path / PREDICTIONS)
+    assert write_report([run.path], tmp_path / "report.html").stat().st_size > 10_000
+    with pytest.raises(ValueError, match=r"need the equation Laplace\(tau\) alone"):
+        explain(run, 3)

@@ -118,11 +118,13 @@ class GraphHead(nn.Module):
         Raises:
             ValueError: the head has another equation, whose scores are no such walks.
         """
-        if not self._is_plain():
+        if not self.explains:
             raise ValueError(NEEDS_LAPLACE)
         return self.equation.tau  # pyright: ignore
 
-    def _is_plain(self) -> bool:
+    @property
+    def explains(self) -> bool:
+        """Whether predictions have exact weights on labels: with plain Laplace learning only."""
         return isinstance(self.equation, Laplace) and self.equation == Laplace(self.equation.tau)
 
     def prepare(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -236,12 +238,12 @@ class GraphHead(nn.Module):
             kernel=self.kernel,
             bandwidth=self.bandwidth,
             neighbors=self.neighbors,
-            tau=self.tau if self._is_plain() else 0.0,
+            tau=self.tau if self.explains else 0.0,
             solver=self.solver,
             inputs=self._beside(inputs),
             input_edges=self.input_edges,
         )
-        if self._is_plain():
+        if self.explains:
             return frozen
         with torch.no_grad():
             scores = self.equation.probabilities(

@@ -73,14 +73,17 @@ def predict_in_contexts(trained: Trained) -> dict[str, Prediction]:
     return {"whole": whole, "batch": batch, "query": predict(model, inputs, Queries())}
 
 
-def query_gap(trained: Trained) -> dict[str, float]:
+def query_gap(trained: Trained) -> dict[str, float] | None:
     """Compare the two forms of a single query on the first test samples.
 
     Returns:
         The mean and the largest difference of a probability between averaging the frozen values
         of the neighbours and solving with the query added. Both are zero where all anchors are
-        labelled, and for heads that look at one sample at a time anyway.
+        labelled, and for heads that look at one sample at a time anyway. None where the head's
+        equation has no exact form.
     """
+    if isinstance(trained.model, GraphClassifier) and not trained.model.head.explains:
+        return None
     inputs = trained.data.test_inputs[:NUM_GAP].to(trained.run.recipe.torch_device())
     frozen, exact = (
         stated(predict(trained.model, inputs, Queries(exact=exact))) for exact in (False, True)
@@ -128,7 +131,7 @@ def _arrays(trained: Trained, prediction: Prediction) -> dict[str, np.ndarray]:
         "anchor_inputs": data.train_inputs[examples],
         "anchor_features": encode(model, data.train_inputs[examples]).cpu(),
     }
-    if isinstance(model, GraphClassifier):
+    if isinstance(model, GraphClassifier) and model.head.explains:
         whole = WholeGraph(model, features, data.test_inputs)
         weights = whole.reasons(some)
         top = weights.topk(min(NUM_REASONS, weights.shape[1]), dim=1)

@@ -135,7 +135,8 @@ def _load_run(path: Path) -> EvaluatedRun:
         missing = {"num_test", "classes", "contexts"} - results.keys()
         if missing:
             raise ValueError(f"the results lack {', '.join(sorted(missing))}")
-        predictions = _load_predictions(path / PREDICTIONS, with_reasons=run.recipe.head == "graph")
+        explained = run.recipe.head == "graph" and run.recipe.equation == "laplace"
+        predictions = _load_predictions(path / PREDICTIONS, with_reasons=explained)
         _check(predictions, num_classes=len(results["classes"]))
         return EvaluatedRun(path, run.recipe, run.metrics(), results, predictions)
     except (ValueError, OSError, BadZipFile) as error:
