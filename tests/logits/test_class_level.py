@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from weft._check import WeftWarning
 from weft.logits import LPL, ByConfidence, BySize, ClassMargin, ClassStats, Compose, LogitAdjustment
@@ -158,6 +159,43 @@ def test_a_mixed_sample_gets_its_shares_of_the_shifts_of_its_classes(case):
     logits = torch.cat([example.logits, example.logits, example.logits[:1]])
     shifts = lpl(logits, rows) - logits
     assert_close(shifts[6], 0.3 * shifts[0] + 0.7 * shifts[1])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@given(seed=SEEDS)
+def test_samples_count_in_a_class_by_their_shares(case, normalize, seed):
+    example = case(seed)
+    rows = example.logits.flip(0).softmax(1)  # every sample has a share of every class
+    lpl = LPL(ClassStats(example.counts), normalize=normalize)
+    means = rows.T @ example.logits.softmax(1) / rows.sum(0)[:, None]
+    gradient = means - torch.eye(len(means))
+    length = gradient.norm(dim=1, keepdim=True) if normalize else 1.0
+    shifts = lpl.fixed[:, None] * gradient / length
+    shifts *= (lpl.fixed.abs() / shifts.norm(dim=1)).clamp_max(1)[:, None]
+    assert_close(lpl(example.logits, rows), example.logits + rows @ shifts)
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            self.numel = max(self.numel, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+        return result
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+@pytest.mark.parametrize("soft", [False, True])
+def test_nothing_is_larger_than_the_logits_where_classes_are_many(case, steps, soft):
+    example = case(0, 500, 20)
+    targets = F.one_hot(example.targets, 500).double() if soft else example.targets
+    lpl = LPL(ClassStats(example.counts), steps=steps)
+    with _Largest() as largest:
+        lpl(example.logits, targets)
+    assert largest.numel == example.logits.numel()  # not 500 x 500, nor 10 copies
 
 
 @pytest.mark.parametrize("make", [LPL, ClassMargin])

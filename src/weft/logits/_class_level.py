@@ -88,7 +88,7 @@ class LPL(Bounded):
     Args:
         stats: the classes; held, so that it is in `state_dict`.
         bounds: which classes are pushed up and down, how far.
-        steps: one is enough: three or ten change results by less than their noise.
+        steps: one goes the whole way; more follow the gradient as it turns, at a softmax each.
         normalize: steps of full length. False takes g_c as it is, as the paper writes; such steps
             fade as the training fits, and with them the effect.
 
