@@ -54,7 +54,7 @@ def test_help_answers_without_importing_torch():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "predict", "explain", "compare", "report", "demo"]
+    "command", ["train", "evaluate", "predict", "explain", "audit", "compare", "report", "demo"]
 )
 def test_every_command_explains_itself(call, command):
     code, out, err = call(command, "--help")

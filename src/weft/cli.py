@@ -18,6 +18,7 @@ except ImportError:
     sys.exit("weft: the command line needs packages that are missing: pip install 'weft[lab]'.")
 
 from weft import __version__
+from weft.lab._equations import EquationName, build_equation
 from weft.lab.recipe import Recipe
 from weft.lab.runs import Run
 
@@ -194,6 +195,71 @@ def explain(
     answer = explain(Run.open(path), sample)
     lines = [str(path), *answer.lines(most)]
     print(json.dumps(dataclasses.asdict(answer)) if as_json else "\n".join(lines))
+
+
+@app.command()
+def audit(
+    path: RunPath,
+    most: Annotated[int, typer.Option(help="How many labels to list.")] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE.html", help="Page to write, with pictures."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the labels most likely wrong, and the examples that speak against them."""
+    from weft.lab.audit import audit
+
+    found = audit(Run.open(path), most, output)
+    lines = [str(path), *found.lines()]
+    print(json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(lines))
+
+
+@app.command()
+def propagate(
+    features: Annotated[Path, typer.Argument(metavar="FEATURES.npy", help="One row per sample.")],
+    labels: Annotated[
+        Path,
+        typer.Option(help="An .npy, -1 where not known, or a .csv with the columns row and label."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.npz", help="Predictions to write.")
+    ],
+    k: Annotated[int, typer.Option(help="Neighbours of each row.", min=1)] = 10,
+    search: Annotated[
+        Literal["exact", "index"], typer.Option(help="All distances, or FAISS's cells.")
+    ] = "exact",
+    probes: Annotated[int, typer.Option(help="Cells that the index looks into.", min=1)] = 16,
+    least_recall: Annotated[
+        float, typer.Option(help="Share of true neighbours the index must find.", min=0, max=1)
+    ] = 0.9,
+    equation: Annotated[EquationName, typer.Option(help="How labels spread.")] = "laplace",
+    tau: Annotated[float, typer.Option(help="Decay per row.", min=0)] = 0.0,
+    tolerance: Annotated[float, typer.Option(help="Relative residual of the solve.")] = 1e-6,
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 = torch's.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Spread the labels of a few rows over all rows of a file; resumes by itself."""
+    import torch
+
+    from weft.graph import ClassMass, ExactNeighbors, FaissNeighbors
+    from weft.lab.propagate import propagate
+
+    if threads:
+        torch.set_num_threads(threads)
+    exact = search == "exact"
+    record = propagate(
+        features,
+        labels,
+        output,
+        build_equation(equation, tau),
+        ExactNeighbors() if exact else FaissNeighbors(probes=probes, least_recall=least_recall),
+        k=k,
+        normalization=ClassMass(below=0.03) if equation == "laplace" else None,
+        tolerance=tolerance,
+    )
+    words = ", ".join(f"{name} {value}" for name, value in record.items() if name != "output")
+    print(json.dumps(record) if as_json else f"{output}: {words}")
 
 
 @app.command()
