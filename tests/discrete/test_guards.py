@@ -149,6 +149,8 @@ def test_losses_that_are_flat_where_all_is_right_are_silent():
     target = TopK(2)(normal(0, 5, 6))
     for loss in (hamming_l1, torch.nn.functional.mse_loss):
         assert not check_loss(lambda y: loss(y, target), target).any()  # noqa: B023
+    ranks = Ranking()(normal(0, 5, 6))
+    assert not check_loss(lambda r: recall_loss(r, ranks <= 2, flat=True), ranks).any()
     with torch.no_grad():
         check_loss(lambda y: hamming_l1(y, target), target)
 

@@ -25,6 +25,7 @@ from weft.discrete import (
     soft_argmin,
     solve_discrete,
 )
+from weft.discrete._layer import _fold
 
 
 def normal(seed, *shape, dtype=torch.float64):
@@ -144,13 +145,26 @@ def test_a_masked_batch_is_a_loop_over_smaller_instances(name):
 def test_with_noise_too_entries_outside_the_mask_stay_zero(name):
     if name == "straight-through":
         pytest.skip("its relaxation decides")
-    mask = torch.tensor([True, True, False, True, True])
-    costs = normal(0, 4, 5).where(mask, torch.inf).requires_grad_()
+    mask = torch.arange(5) < torch.tensor([[5], [4], [3]])
+    costs = normal(0, 3, 5).where(mask, torch.inf).requires_grad_()
     solution = solve_discrete(costs, TopK(2), rules()[name], mask=mask)
-    (solution * normal(1, 4, 5)).sum().backward()
-    assert not solution[:, 2].any()
-    assert not costs.grad[:, 2].any()
+    (solution * normal(1, 3, 5)).sum().backward()
+    assert_close(solution.sum(1), torch.full((3,), 2.0).double())
+    assert not solution[~mask].any()
+    assert not costs.grad[~mask].any()
     assert costs.grad.isfinite().all()
+
+
+def test_a_gradient_outside_the_mask_does_not_reach_the_rule():
+    # The adaptive rule divides by the gradient's norm.
+    mask = torch.arange(5) < 4
+    inside = normal(1, 3, 5).where(mask, 0.0)
+    outside = inside.where(mask, 1e6)
+    near, far = (
+        gradient(normal(0, 3, 5), part, "adaptive", mask=mask) for part in (inside, outside)
+    )
+    assert near[1].any()
+    assert_close(far, near)
 
 
 @each_noiseless
@@ -171,6 +185,14 @@ def test_grad_and_vmap_of_torch_func_agree_with_autograd(name, solver):
     assert_close(turned, expected)
     shared = vmap(grad(loss), (None, 0))(costs, torch.stack([weight, 2 * weight]))
     assert_close(shared[0], expected)
+
+
+def test_an_axis_that_is_mapped_joins_the_batch_from_any_place():
+    costs, mask = normal(0, 2, 3, 5), normal(1, 2, 5) > 0
+    folded = _fold(3, (1, None, None), costs, mask, None)
+    assert_close(folded[0], costs.transpose(0, 1).reshape(6, 5))
+    assert_close(folded[1], mask.repeat(3, 1))
+    assert folded[2] is None
 
 
 def test_vmap_maps_masks_and_calls_the_solver_once():

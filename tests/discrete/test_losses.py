@@ -253,6 +253,18 @@ def test_ranking_losses_differentiate_twice_in_the_ranks_of_relevant_items():
         assert gradgradcheck(lambda ranks: loss(ranks, relevant), apart)  # noqa: B023
 
 
+@pytest.mark.parametrize("loss", [recall_loss, average_precision_loss])
+def test_flat_ranking_losses_have_the_same_value_and_no_gradient_where_the_order_is_right(loss):
+    relevant = torch.tensor([[True, False, True, True, False]])
+    ranks = torch.tensor([[1.0, 2, 3, 4, 5]]).double().requires_grad_()
+    assert_close(loss(ranks, relevant, flat=True), loss(ranks, relevant))
+    (flat,) = torch.autograd.grad(loss(ranks, relevant, flat=True), ranks)
+    (full,) = torch.autograd.grad(loss(ranks, relevant), ranks)
+    assert full[0, 0] > 0
+    assert flat[0, 0] == 0
+    assert_close(flat[0, 1:], full[0, 1:])
+
+
 def test_through_the_layer_a_step_raises_the_scores_of_relevant_items():
     scores = normal(0, 4, 10).requires_grad_()
     relevant = normal(1, 4, 10) > 0.5

@@ -117,29 +117,32 @@ def hamming_l1(solution: Float[Tensor, "*b"], target: Float[Tensor, "*b"]) -> Fl
 
 
 def recall_loss(
-    ranks: Float[Tensor, "*q n"], relevant: Bool[Tensor, "*q n"]
+    ranks: Float[Tensor, "*q n"], relevant: Bool[Tensor, "*q n"], *, flat: bool = False
 ) -> Float[Tensor, " *q"]:
     """Penalise each relevant item by log(1 + log(1 + m)), with m irrelevant ones ranked before it.
 
     A sum of recall@K losses over all K, with weights 1 / (K log K). The gradient is in the ranks
-    of relevant items only, and not zero where the order is right (m = 0). Twice differentiable in
-    `ranks`.
+    of relevant items only. Twice differentiable in `ranks`.
 
     Args:
         ranks: from 1, the best, as ranking solvers return them; one list per row.
         relevant: which items of a list should come first.
+        flat: whether items that nothing irrelevant precedes, m = 0, have no gradient. As published
+            they keep one, for the right-hand derivative at zero is 1. With `Blackbox` that works
+            as a margin; `Identity` follows it for ever, and wants a flat loss.
 
     Returns:
         One loss per list, the mean over its relevant items; zero where there are none.
 
     Source: Rolinek et al., CVPR 2020; Sahoo et al., arXiv 2205.15213, eq. 26.
     """
-    before = ranks - _ranks_among(ranks, relevant)
+    among = _ranks_among(ranks, relevant)
+    before = (_stop(ranks, among) if flat else ranks) - among
     return _mean_where(relevant, before.clamp_min(0).log1p().log1p())
 
 
 def average_precision_loss(
-    ranks: Float[Tensor, "*q n"], relevant: Bool[Tensor, "*q n"]
+    ranks: Float[Tensor, "*q n"], relevant: Bool[Tensor, "*q n"], *, flat: bool = False
 ) -> Float[Tensor, " *q"]:
     """Return one minus the average precision of each list. Twice differentiable in `ranks`.
 
@@ -148,13 +151,15 @@ def average_precision_loss(
     Args:
         ranks: from 1, the best, as ranking solvers return them; one list per row.
         relevant: which items of a list should come first.
+        flat: as in `recall_loss`.
 
     Returns:
         One loss per list, from zero to one; zero where nothing is relevant.
 
     Source: Rolinek et al., CVPR 2020.
     """
-    return _mean_where(relevant, 1 - _ranks_among(ranks, relevant) / ranks)
+    among = _ranks_among(ranks, relevant)
+    return _mean_where(relevant, 1 - among / (_stop(ranks, among) if flat else ranks))
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,11 @@ def _ranks_among(ranks: Tensor, relevant: Tensor) -> Tensor:
     order = ranks.detach().argsort(-1)
     counted = relevant.gather(-1, order).cumsum(-1)
     return torch.empty_like(counted).scatter_(-1, order, counted).to(ranks)
+
+
+def _stop(ranks: Tensor, among: Tensor) -> Tensor:
+    """Return the ranks, without gradient where no irrelevant item comes before."""
+    return torch.where(ranks > among, ranks, ranks.detach())
 
 
 def _mean_where(relevant: Tensor, values: Tensor) -> Tensor:
