@@ -54,11 +54,12 @@ def test_the_solution_is_feasible_and_no_worse_than_that_of_the_nodes_alone(seed
     assert ((solution * costs).sum(1) <= (alone * costs).sum(1) + 1e-12).all()
 
 
-def test_most_of_the_time_the_heuristic_finds_the_cheapest():
+@pytest.mark.parametrize(("weight", "found"), [(0.3, 0.9), (1.0, 0.68), (3.0, 0.55)])
+def test_the_heuristic_often_finds_the_cheapest(weight, found):
     costs = costs_of(0, 200, SIZE)
-    costs[:, 20:] *= 0.3  # nodes lead, edges correct
+    costs[:, 20:] *= weight  # the more edges cost, the harder
     gap = (SOLVER(costs) * costs).sum(1) - (costs @ MEMBERS.T).amin(1)
-    assert (gap < 1e-9).double().mean() > 0.8
+    assert (gap < 1e-9).double().mean() > found
     assert not SOLVER.exact
 
 

@@ -171,6 +171,10 @@ def test_many_instances_are_searched_in_parts():
     solver = GraphPath(BOTH_WAYS, 0, 5)
     members = SOLVERS["path"][1].double()
     assert_close((solver(costs) * costs).sum(1), (costs @ members.T).amin(1))
+    mask = torch.ones(3000, 18, dtype=torch.bool)
+    mask[2900, :3] = False  # no way out of node 0
+    with pytest.raises(ValueError, match="instance 2900 of the batch has none"):
+        solver(costs, mask)
 
 
 @given(st.integers(0, 2**31))

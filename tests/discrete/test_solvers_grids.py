@@ -119,10 +119,12 @@ def test_equal_ways_fall_to_the_first_neighbour_from_the_end():
 
 
 @pytest.mark.parametrize("count", [4, 8])
-def test_start_and_end_may_be_anywhere(count):
+@pytest.mark.parametrize(("start", "end"), [((1, 2), (2, 0)), ((2, 2), (0, 0)), ((2, 0), (0, 1))])
+def test_start_and_end_may_be_anywhere(count, start, end):
     costs = costs_of(1, 5, 3, 3).abs()
-    solver = GridPath(start=(1, 2), end=(2, 0), neighbors=count)
-    assert_optimal(solver, costs, paths(3, 3, count, start=5, end=6))
+    solver = GridPath(start=start, end=end, neighbors=count)
+    first, last = (3 * row + column for row, column in (start, end))
+    assert_optimal(solver, costs, paths(3, 3, count, start=first, end=last))
 
 
 def test_a_path_from_a_cell_to_itself_is_that_cell():

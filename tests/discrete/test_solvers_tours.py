@@ -85,9 +85,10 @@ def test_a_forbidden_edge_is_not_taken(few, monkeypatch):
 def test_an_instance_without_a_tour_is_refused_by_name(few, monkeypatch):
     monkeypatch.setattr(tours, "_FEW", few)
     i, j = torch.triu_indices(5, 5, 1)
-    star = torch.stack([torch.ones(10).bool(), (i == 0) | (j == 0)])  # all through node 0
-    with pytest.raises(ValueError, match="leave a tour, and instance 1 of the batch has none"):
-        Tour()(costs_of(3, 2, 10), star)
+    for closed in ((i > 0), (j > i + 1)):  # left are a star, then a way without its return
+        mask = torch.stack([torch.ones(10).bool(), ~closed])
+        with pytest.raises(ValueError, match="leave a tour, and instance 1 of the batch has none"):
+            Tour()(costs_of(3, 2, 10), mask)
     with pytest.raises(ValueError, match="three nodes or more, and instance 0 of the batch has 2"):
         Tour()(costs_of(3, 10), edges_among([1, 4], 5))
 

@@ -72,7 +72,6 @@ class GraphMatching(Solver):
             bend = (self._slope(edges, move) * move).sum((1, 2))  # twice the quadratic part
             size = torch.where(bend > gain, gain / bend, 1.0)
             place = place + size[:, None, None] * move
-        seen.append(self._nearest(-place, allowed))
         values = torch.stack([self._value(nodes, edges, assigned) for assigned in seen])
         instance = torch.arange(len(costs), device=costs.device)
         best = torch.stack(seen)[values.argmin(0), instance]
