@@ -55,7 +55,6 @@ def peer_scores():
         "poisson": fit(ssl.poisson(matrix, **exact)),
         "spreading": fit(ssl.randomwalk(matrix, alpha=0.9)),
         "centered": fit(ssl.centered_kernel(matrix, power_it=2000, tol=1e-14)),
-        "sparse": fit(ssl.sparse_label_propagation(matrix, T=60)),
         "nearest": fit(ssl.graph_nearest_neighbor(matrix)),
         "mbo": fit(ssl.poisson_mbo(matrix, PRIORS, **exact)),
         "laplace_volumes": predict(ssl.laplace(matrix, PRIORS, **exact)),

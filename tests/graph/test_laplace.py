@@ -17,6 +17,8 @@ from weft.graph import (
     Constant,
     Gaussian,
     Graph,
+    Laplace,
+    Laplacian,
     SelfTuned,
     SolveLog,
     Tapered,
@@ -588,3 +590,65 @@ def test_refuses_negative_labels_where_class_masses_are_corrected():
     with pytest.raises(ValueError, match="pass normalization=None to spread other numbers"):
         laplace_learning(graph, labels, known)
     assert plain(graph, labels, known).min() == -1
+
+
+def laplacian_matrix(graph, which):
+    degrees, matrix = graph.degrees(), graph.laplacian()
+    if which is Laplacian.RANDOM_WALK:
+        return matrix / degrees[:, None]
+    if which is Laplacian.SYMMETRIC:
+        return matrix * degrees.rsqrt() * degrees.rsqrt()[:, None]
+    return matrix
+
+
+@each_solver
+@pytest.mark.parametrize("which", Laplacian)
+@pytest.mark.parametrize("tau", [0.0, 0.2])
+def test_scores_are_those_of_each_laplacian_densely(random_graph, which, tau, solver, generator):
+    graph = random_graph(25, 40)
+    labels = torch.randn(25, 3, generator=generator, dtype=torch.float64)
+    known = torch.arange(25) % 4 == 1
+    matrix = laplacian_matrix(graph, which) + tau * torch.eye(25).double()
+    free = torch.linalg.solve(matrix[~known][:, ~known], -matrix[~known][:, known] @ labels[known])
+    expected = labels.index_put((~known,), free)
+    scores = Laplace(tau, laplacian=which)(graph, labels, known, solver=solver)
+    assert_close(scores, expected, rtol=0, atol=1e-11)
+    pull = torch.diag(torch.where(known, 0.7, 0.0)).double()
+    soft = torch.linalg.solve(matrix + pull, pull @ labels)
+    scores = Laplace(tau, 0.7, which)(graph, labels, known, solver=solver)
+    assert_close(scores, soft, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("which", Laplacian)
+def test_derivatives_in_decay_and_fidelity_match_finite_differences_twice(which):
+    features, labels, known = cases(20, num_nodes=7, num_known=3)
+    graph = knn_graph(features, 3)
+
+    def scores(tau, fidelity):
+        return Laplace(tau, fidelity, which)(graph, labels, known)
+
+    inputs = [torch.tensor(x).double().requires_grad_() for x in (0.1, 0.8)]
+    assert gradcheck(scores, inputs)
+    assert gradgradcheck(scores, inputs)
+
+
+def test_without_decay_the_random_walk_laplacian_changes_no_score():
+    features, labels, known = cases(21)
+    graph = knn_graph(features, 4)
+    walk = Laplace(laplacian=Laplacian.RANDOM_WALK)(graph, labels, known)
+    assert_close(walk, Laplace()(graph, labels, known), rtol=0, atol=1e-12)
+
+
+def test_the_equation_is_the_function_without_class_masses():
+    features, labels, known = cases(22)
+    graph = knn_graph(features, 4)
+    for tau, fidelity in ((0.0, None), (0.1, None), (0.1, 2.0)):
+        expected = plain(graph, labels, known, tau=tau, fidelity=fidelity)
+        assert torch.equal(Laplace(tau, fidelity)(graph, labels, known), expected)
+
+
+def test_the_equation_refuses_negative_decay_and_fidelity():
+    with pytest.raises(ValueError, match="`tau` must be finite and not negative, got -1"):
+        Laplace(-1.0)
+    with pytest.raises(ValueError, match="`fidelity` must be finite and not negative, got nan"):
+        Laplace(0.0, float("nan"))

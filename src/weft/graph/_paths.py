@@ -85,7 +85,8 @@ class SparsePropagation(Equation):
     Args:
         steps: primal-dual steps.
 
-    Source: Jung, Hero, Mara, Jahromi, arXiv 1612.01414, algorithm 1.
+    Source: Jung, Hero, Mara, Jahromi, arXiv 1612.01414, algorithm 1. The GraphLearning package
+        takes twice the primal step, with which the iteration need not converge.
     """
 
     signed: ClassVar[bool] = True
@@ -101,7 +102,7 @@ class SparsePropagation(Equation):
         graph, labels, known = problem.graph, problem.labels, problem.known[:, None]
         i, j = graph.edges
         degrees = graph.degrees()[:, None]
-        step = 2 / torch.where(degrees > 0, degrees, 1.0)
+        step = 1 / torch.where(degrees > 0, degrees, 1.0)
         scores = torch.zeros_like(labels)
         flow = torch.zeros_like(graph.weights)[:, None].repeat(1, labels.shape[1])
         for _ in range(self.steps):
