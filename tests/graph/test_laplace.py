@@ -613,7 +613,7 @@ def test_scores_are_those_of_each_laplacian_densely(random_graph, which, tau, so
     expected = labels.index_put((~known,), free)
     scores = Laplace(tau, laplacian=which)(graph, labels, known, solver=solver)
     assert_close(scores, expected, rtol=0, atol=1e-11)
-    pull = torch.diag(torch.where(known, 0.7, 0.0)).double()
+    pull = torch.diag(0.7 * known.double())
     soft = torch.linalg.solve(matrix + pull, pull @ labels)
     scores = Laplace(tau, 0.7, which)(graph, labels, known, solver=solver)
     assert_close(scores, soft, rtol=0, atol=1e-11)
