@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from weft import cli
 from weft.graph import ClassMass, ExactNeighbors, Laplace, knn_graph, laplace_learning
 from weft.lab._readers import DataError
 from weft.lab.propagate import propagate, read_features, read_labels
@@ -164,3 +165,32 @@ def test_the_output_must_be_an_npz(files):
         propagate(
             files / "x.npy", files / "y.npy", files / "p.csv", Laplace(), Counted(), **SETTINGS
         )
+
+
+def test_the_command_prints_one_line_and_shows_its_stages_on_stderr(files, capsys):
+    words = ["propagate", files / "x.npy", "--labels", files / "y.npy", "-o", files / "p.npz"]
+    for extra in ([], ["--json", "--equation", "poisson"]):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            cli.main([str(word) for word in (*words, *extra)])
+    out, err = capsys.readouterr()
+    line, record = out.splitlines()
+    assert line.startswith(f"{files / 'p.npz'}: rows 600, edges ")
+    assert json.loads(record)["labelled"] == 3
+    assert "neighbours: 0." in err
+    assert f"neighbours: from {files / 'p.work'}" in err  # the second time
+    assert "solve: " in err
+    with np.load(files / "p.npz") as arrays:
+        assert arrays["labels"].tolist() == ["4", "10", "2"] * 200
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(files, capsys):
+    for words, message in (
+        (["no.npy", "--labels", files / "y.npy", "-o", "p.npz"], "no.npy is missing: give"),
+        ([files / "x.npy", "--labels", files / "y.npy", "-o", files / "p.csv"], "must be named"),
+        ([files / "x.npy", "--labels", files / "y.npy", "-o", files / "p.npz", "--k", 600], "`k`"),
+    ):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            cli.main(["propagate", *map(str, words)])
+        err = capsys.readouterr().err
+        assert message in err
+        assert len(err.splitlines()) == 1

@@ -83,7 +83,7 @@ def propagate(
                 found = neighbors(points, k)
                 _store_neighbors(work, job, found)
         else:
-            show.print(f"neighbours: from {work}")
+            show.print(f"neighbours: from {work}", soft_wrap=True, markup=False)
         with _stage(show, "graph", len(points)):
             graph = knn_graph(points, k, neighbors=lambda features, k: found)
         with _stage(show, "solve", len(points)):
