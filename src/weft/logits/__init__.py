@@ -5,6 +5,7 @@ from weft.logits._bounds import Bounds, ByConfidence, BySize
 from weft.logits._class_level import LPL, ClassMargin
 from weft.logits._compose import Compose, Perturbation, loss_variation
 from weft.logits._cosine import LDAM, GaussianCloud
+from weft.logits._isda import ISDA
 from weft.logits._losses import (
     asymmetric_loss,
     class_balanced_weights,
@@ -16,6 +17,7 @@ from weft.logits._multilabel_lpl import MultiLabelLPL, Polarity
 from weft.logits._stats import ClassStats
 
 __all__ = [
+    "ISDA",
     "LDAM",
     "LPL",
     "Bounds",
