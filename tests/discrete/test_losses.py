@@ -166,7 +166,7 @@ def test_losses_keep_the_dtype_and_any_batch_shape(dtype):
     for batch in ((), (2, 3), (0,)):
         costs = torch.rand(*batch, 6, dtype=dtype)
         for loss in (
-            spo_plus_loss(costs, costs + 1, THREE),
+            spo_plus_loss(costs, costs.double() + 1, THREE),
             fenchel_young(costs, THREE(costs).double()),
         ):
             assert loss.shape == batch
@@ -284,6 +284,8 @@ def test_shapes_that_differ_are_refused():
     ):
         with pytest.raises(ValueError, match=r"must have shape \(2, 6\), got \(6,\)"):
             call()
+    with pytest.raises(TypeError, match="`relevant` must be a boolean mask, got torch.float32"):
+        recall_loss(costs, costs)
     with pytest.raises(ValueError, match="`samples` must be positive"):
         fenchel_young(costs, costs, samples=0)
     with pytest.raises(ValueError, match="`scale` must be positive"):

@@ -59,9 +59,8 @@ def solve_discrete(
     flat = costs.reshape(-1, *item) if costs.numel() else costs.reshape(0, *item)
     if mask is not None:
         mask = mask.expand(costs.shape).reshape(flat.shape)
-        flat = flat.where(
-            mask, 0.0
-        )  # no rule reads what lies outside, nor returns a gradient for it
+        # No rule reads what lies outside, and no gradient goes there.
+        flat = flat.where(mask, 0.0)
     call = _Call(solver, rule, log if log is not None else SolverLog())
     solution = _Discrete.apply(-flat if maximize else flat, mask, call)[0]  # pyright: ignore
     return solution.reshape(costs.shape)

@@ -49,7 +49,7 @@ def spo_plus_loss(
     """
     solver = as_solver(solver)
     _check_shape("true_costs", true_costs, costs)
-    true_costs = true_costs.detach()
+    true_costs = true_costs.detach().to(costs)
     best = solve_discrete(true_costs, solver, _Fixed(), mask=mask, log=log)
     low = _minimum(2 * costs - true_costs, solver, mask, log)
     return _inner(2 * costs - true_costs, best, solver, mask) - low
@@ -194,6 +194,10 @@ def _inner(costs: Tensor, solution: Tensor, solver: Solver, mask: Tensor | None)
 def _ranks_among(ranks: Tensor, relevant: Tensor) -> Tensor:
     """Return the rank of each relevant item among the relevant ones, without gradient."""
     _check_shape("relevant", relevant, ranks)
+    if relevant.dtype != torch.bool:
+        raise TypeError(
+            f"`relevant` must be a boolean mask, got {relevant.dtype}: compare, do not cast."
+        )
     order = ranks.detach().argsort(-1)
     counted = relevant.gather(-1, order).cumsum(-1)
     return torch.empty_like(counted).scatter_(-1, order, counted).to(ranks)

@@ -22,8 +22,8 @@ class Perturbed:
     -E <g, y(costs - scale Z) - y(costs)> nu'(Z) / scale. The unperturbed solution is subtracted
     because it changes the variance and not the mean, as E nu'(Z) = 0; it is solved with the
     samples, in one call. With `Gumbel` noise and one-hot solutions the expectation is the softmax
-    of -costs / scale. Costs below zero are set to zero where the solver wants none, with which the
-    estimate is of the gradient of that.
+    of -costs / scale. Where the solver wants no negative costs, those that noise makes so are set
+    to zero, and the expectation is of that.
 
     Args:
         scale: of the noise, in the unit of the costs.
