@@ -284,7 +284,7 @@ def test_shapes_that_differ_are_refused():
     ):
         with pytest.raises(ValueError, match=r"must have shape \(2, 6\), got \(6,\)"):
             call()
-    with pytest.raises(TypeError, match="`relevant` must be a boolean mask, got torch.float32"):
+    with pytest.raises(TypeError, match="`relevant` must be a boolean mask, got"):
         recall_loss(costs, costs)
     with pytest.raises(ValueError, match="`samples` must be positive"):
         fenchel_young(costs, costs, samples=0)
