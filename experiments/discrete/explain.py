@@ -185,13 +185,18 @@ def train(
     return best, kept
 
 
+def chosen_entries(model: Explainer, samples: Samples, problem: Problem, method: Method) -> Tensor:
+    """Return the best entries, without noise."""
+    with torch.no_grad():
+        return choose(model, samples, problem, method, Identity(), 0.0, None)
+
+
 def evaluate(
     model: Explainer, samples: Samples, problem: Problem, method: Method
 ) -> dict[str, float]:
     """Measure with the best entries shown, without noise."""
     with torch.no_grad():
-        shown = choose(model, samples, problem, method, Identity(), 0.0, None)
-        logits = model(samples, shown)
+        logits = model(samples, chosen_entries(model, samples, problem, method))
     found, right = logits > 0, samples.labels > 0
     f1 = 2 * (found & right).sum() / (found.sum() + right.sum())
     top = samples.labels.gather(1, logits.argmax(1, keepdim=True))

@@ -174,6 +174,12 @@ def accuracy(costs: Tensor, truth: Tensor) -> float:
     return 100 * (Assignment()(costs) * truth).sum().item() / truth.sum().item()
 
 
+def context_distance(left: Tensor, right: Tensor) -> Tensor:
+    """Return the chi-squared distances of all pairs, (b, n, n), of histograms (b, n, 60)."""
+    left, right = left[:, :, None], right[:, None]
+    return ((left - right).square() / (left + right).clamp_min(1)).sum(-1)
+
+
 def run_unlearned(problem: str, seed: int) -> dict[str, float]:
     """Assign by the chi-squared distances of shape contexts, learning nothing."""
     film = read_film()
@@ -183,9 +189,7 @@ def run_unlearned(problem: str, seed: int) -> dict[str, float]:
         frames = pairs(gap, held_out=True)
         order, truth = shuffled(landmarks, len(frames), Generator().manual_seed(1))
         left, right = film.contexts[frames[..., None], order].unbind(1)
-        left, right = left[:, :, None], right[:, None]
-        costs = ((left - right).square() / (left + right).clamp_min(1)).sum(-1)
-        measures[f"right at {gap}"] = accuracy(costs, truth)
+        measures[f"right at {gap}"] = accuracy(context_distance(left, right), truth)
     return measures
 
 
@@ -224,5 +228,5 @@ def jobs(methods: Mapping[str, Method], problems: Iterable[str]) -> dict[tuple[s
 
 if __name__ == "__main__":
     unlearned = {(p, "unlearned"): one_by_one(partial(run_unlearned, p)) for p in PROBLEMS}
-    counts = {problem: 5 for problem in PROBLEMS}
+    counts = {"frames": 3, "landmarks": 3, "patches": 5}
     main("house", unlearned | jobs(METHODS, PROBLEMS), counts, {})

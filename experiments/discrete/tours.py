@@ -219,7 +219,6 @@ METHODS = {
     "Identity, affine norm": identity(AFFINE_NORM),
     "Identity, noise 0.2": identity(margin=0.2),
     "Identity, std, noise 0.2": identity(STD, margin=0.2),
-    "Identity, affine norm, noise 0.2": identity(AFFINE_NORM, margin=0.2),
     "Blackbox": blackbox(),
     "Blackbox, std": blackbox(projection=STD),
     "Blackbox, affine norm": blackbox(projection=AFFINE_NORM),
