@@ -1,7 +1,7 @@
 """The cheapest path through a grid of costs, for a whole batch at once on the costs' device.
 
 All cells are relaxed together, sweep by sweep, which on a CPU already is faster than one heap per
-grid up to some hundred cells a side, and on a GPU the only way that leaves nothing on the host.
+grid up to about 150 cells a side, and on a GPU the only way that leaves nothing on the host.
 """
 
 from dataclasses import dataclass
