@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
-from weft.discrete import StraightThrough, TopK, solve_discrete, subset_marginals
+from weft.discrete import StraightThrough, TopK, soft_top_k, solve_discrete, subset_marginals
 from weft.discrete._subsets import log_subset_sum
 
 
@@ -107,20 +107,71 @@ def test_marginals_work_without_gradient_and_inside_transforms():
     assert_close(grad(loss)(costs), torch.autograd.grad(loss(leaf), leaf)[0])
 
 
+@given(st.integers(0, 2**31), st.integers(2, 30), st.data())
+def test_soft_top_k_is_a_sigmoid_of_shifted_costs_that_sums_to_k(seed, n, data):
+    k = data.draw(st.integers(1, n - 1))
+    costs = 3 * normal(seed, 2, n)
+    relaxed = soft_top_k(costs, k=k, temperature=0.5)
+    assert_close(relaxed.sum(-1), torch.full((2,), float(k)).double())
+    middle = (relaxed - 0.5).abs().argmin(-1, keepdim=True)  # where the logit is best known
+    shift = (relaxed.logit() + costs / 0.5).gather(-1, middle)
+    assert_close(relaxed, (shift - costs / 0.5).sigmoid(), rtol=1e-7, atol=1e-9)
+
+
+def test_soft_top_k_has_its_known_jacobian_and_differentiates_twice():
+    costs = normal(0, 6).requires_grad_()
+    run = partial(soft_top_k, k=2)
+    assert gradcheck(run, costs)
+    assert gradgradcheck(run, costs)
+    values = run(costs).detach()
+    h = values * (1 - values)
+    jacobian = torch.autograd.functional.jacobian(run, costs)
+    assert_close(jacobian, -(h.diag() - h.outer(h) / h.sum()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cold_soft_top_k_is_the_cheapest_subset_with_a_gradient_of_zero(dtype):
+    costs = normal(0, 4, 9).to(dtype).requires_grad_()
+    relaxed = soft_top_k(costs, k=4, temperature=1e-3)
+    assert_close(relaxed, TopK(4)(costs), rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad(relaxed.square().sum(), costs)
+    assert gradient.abs().max() < 1e-2
+
+
+def test_soft_top_k_under_a_mask_is_that_of_the_smaller_set():
+    costs, mask = normal(0, 2, 7), torch.tensor([True, False, True, True, True, False, True])
+    small = soft_top_k(costs[:, mask], k=3)
+    costs[:, ~mask] = torch.nan
+    costs.requires_grad_()
+    relaxed = soft_top_k(costs, mask, k=3)
+    assert_close(relaxed[:, mask], small)
+    assert not relaxed[:, ~mask].any()
+    (gradient,) = torch.autograd.grad(relaxed.square().sum(), costs)
+    assert gradient.isfinite().all()
+
+
+def test_soft_top_k_needs_more_entries_than_it_chooses():
+    with pytest.raises(ValueError, match=r"`k` must lie between 1 and 3 .* got 4"):
+        soft_top_k(torch.rand(2, 4), k=4)
+    with pytest.raises(ValueError, match="`temperature` must be positive"):
+        soft_top_k(torch.rand(2, 4), k=2, temperature=-1.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_and_batch_shape_are_kept(dtype):
     for batch in ((), (2, 3), (0,)):
-        marginals = subset_marginals(torch.rand(*batch, 6, dtype=dtype), k=2)
-        assert (marginals.shape, marginals.dtype) == ((*batch, 6), dtype)
+        for relaxation in (subset_marginals, soft_top_k):
+            marginals = relaxation(torch.rand(*batch, 6, dtype=dtype), k=2)
+            assert (marginals.shape, marginals.dtype) == ((*batch, 6), dtype)
 
 
 def test_more_than_there_are_cannot_be_chosen():
     costs = torch.rand(2, 4)
     for k in (0, 5):
-        with pytest.raises(ValueError, match=f"`k` must lie between 1 and the 4 .* got {k}"):
+        with pytest.raises(ValueError, match=f"`k` must lie between 1 and 4 .* got {k}"):
             subset_marginals(costs, k=k)
     mask = torch.tensor([[True] * 4, [True, False, False, False]])
-    with pytest.raises(ValueError, match="at least k = 2 entries in each row, got 1"):
+    with pytest.raises(ValueError, match="at least 2 entries in each row for k = 2, got 1"):
         subset_marginals(costs, mask, k=2)
     with pytest.raises(ValueError, match="`temperature` must be positive"):
         subset_marginals(costs, k=2, temperature=0)

@@ -35,7 +35,7 @@ from weft.discrete._solvers.programs import IntegerProgram, Knapsack
 from weft.discrete._solvers.selection import Ranking, TopK
 from weft.discrete._solvers.tours import Tour
 from weft.discrete._solvers.trees import SpanningTree
-from weft.discrete._subsets import subset_marginals
+from weft.discrete._subsets import soft_top_k, subset_marginals
 from weft.discrete._suite import check_solver
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "sinkhorn",
     "soft_argmin",
     "soft_sort",
+    "soft_top_k",
     "solve_discrete",
     "spo_plus_loss",
     "subset_marginals",
