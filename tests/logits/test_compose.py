@@ -7,12 +7,18 @@ from torch.testing import assert_close
 
 from weft.heads import GraphClassifier, GraphHead
 from weft.logits import (
+    ISDA,
+    LDAM,
     LPL,
     BySize,
     ClassMargin,
     ClassStats,
     Compose,
+    GaussianCloud,
     LogitAdjustment,
+    MultiLabelLPL,
+    NegativeTolerance,
+    PriorShift,
     VectorScaling,
     loss_variation,
 )
@@ -95,3 +101,16 @@ def test_the_log_probabilities_of_a_graph_head_are_logits(make):
     loss.backward()
     assert loss.isfinite()
     assert backbone.weight.grad.abs().sum() > 0
+
+
+def test_no_perturbation_has_parameters_that_a_weight_decay_could_reach():
+    stats, labels = ClassStats([5, 3]), ClassStats([5, 3], num_samples=9)
+    generator = torch.Generator()
+    for perturbation in (
+        Compose(LogitAdjustment(stats), LPL(stats)),
+        *(make(stats) for make in (VectorScaling, ClassMargin, LDAM)),
+        GaussianCloud(stats, generator=generator),
+        *(make(labels) for make in (PriorShift, NegativeTolerance, MultiLabelLPL)),
+        ISDA(torch.nn.Linear(4, 2)),
+    ):
+        assert list(perturbation.parameters()) == []
