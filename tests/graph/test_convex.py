@@ -119,7 +119,7 @@ def test_for_large_p_the_largest_difference_is_the_smallest_possible():
 
 @pytest.mark.parametrize("p", [1.3, 2.0, 4.0, 10.0])
 def test_derivatives_in_everything_match_finite_differences_twice(p):
-    graph, labels, known = case(5, num_nodes=7, num_known=3, k=3)
+    graph, labels, known = case(5, num_nodes=6, num_known=3, k=2)
 
     def scores(weights, labels, tau, p):
         return PLaplace(p, tau, floor=0.1)(graph.with_weights(weights), labels, known)
@@ -131,7 +131,7 @@ def test_derivatives_in_everything_match_finite_differences_twice(p):
 
 
 def test_parameters_inside_an_energy_of_the_user_are_differentiated():
-    graph, labels, known = case(6, num_nodes=8)
+    graph, labels, known = case(6, num_nodes=6, num_known=3, k=2)
 
     def scores(stiffness, centre):
         energy = ConvexEnergy(
@@ -140,8 +140,8 @@ def test_parameters_inside_an_energy_of_the_user_are_differentiated():
         return energy(graph, labels, known)
 
     inputs = [torch.tensor(x).double().requires_grad_() for x in (2.0, 0.4)]
-    assert gradcheck(scores, inputs)
-    assert gradgradcheck(scores, inputs)
+    assert gradcheck(scores, inputs, fast_mode=True)
+    assert gradgradcheck(scores, inputs, fast_mode=True)
 
 
 def test_an_energy_of_the_user_has_no_slope_at_its_minimum():
@@ -151,7 +151,7 @@ def test_an_energy_of_the_user_has_no_slope_at_its_minimum():
     assert_close(left, torch.zeros_like(left), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**31), p=st.floats(1.1, 12))
 def test_scores_obey_the_maximum_principle_and_keep_constants(seed, p):
     graph, labels, known = case(seed)
@@ -181,7 +181,7 @@ def test_gradients_of_an_iterative_solver_are_those_of_the_dense_one():
 
 def test_continuation_keeps_the_number_of_steps_small():
     graph, labels, known = case(9)
-    for p, most in ((2.0, 5), (3.0, 20), (50.0, 120), (1.1, 120)):
+    for p, most in ((2.0, 5), (3.0, 14), (50.0, 80), (1.1, 80)):
         log = SolveLog()
         PLaplace(p)(graph, labels, known, log=log)
         assert log.factorizations <= most

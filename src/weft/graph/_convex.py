@@ -130,21 +130,23 @@ def _minimizer(
     energy = _Energy.of(problem, path[-1], theta, tau)
     with torch.no_grad():
         scores = labels
-        for phi in path:
-            scores = _descend(replace(energy, phi=phi), scores, max_steps)
+        for phi in path[:-1]:  # only on the way
+            scores = _descend(replace(energy, phi=phi), scores, 1e-2, max_steps)
+        # The two steps to come square what is left, twice.
+        scores = _descend(energy, scores, 1e-7, max_steps)
     scores = torch.where(problem.known[:, None], labels, scores)
     for _ in range(2):
         scores = scores - energy.newton_step(scores)[0]
     return scores.to(problem.labels.dtype)
 
 
-def _descend(energy: "_Energy", scores: Tensor, max_steps: int) -> Tensor:
+def _descend(energy: "_Energy", scores: Tensor, rtol: float, max_steps: int) -> Tensor:
     """Minimise by Newton's method; each class has its own step length."""
-    scale = scores.abs().max().clamp_min(torch.finfo(scores.dtype).tiny)
+    least = rtol * scores.abs().max().clamp_min(torch.finfo(scores.dtype).tiny)
     step = scores
     for _ in range(max_steps):
         step, slope = energy.newton_step(scores)
-        if step.abs().max() <= 1e-7 * scale:  # the two steps to come square this, twice
+        if step.abs().max() <= least:
             return scores - step
         before = energy.value(scores)
         rounding = 1e-14 * before.abs()
@@ -157,7 +159,7 @@ def _descend(energy: "_Energy", scores: Tensor, max_steps: int) -> Tensor:
             length = torch.where(short, length, length / 2)
         scores = scores - length * step
     raise ConvergenceError(
-        f"Newton's method must move no score by more than {1e-7 * scale.item():.1e}, got a last "
+        f"Newton's method must move no score by more than {least.item():.1e}, got a last "
         f"step of {step.abs().max().item():.1e} after {max_steps}: raise `floor` or `max_steps`, "
         "take p closer to 2, or see that phi and theta are convex."
     )
