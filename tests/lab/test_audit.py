@@ -63,7 +63,7 @@ def test_flipped_labels_come_first_with_reasons_of_other_classes(runs):
         assert sum(reason.weight for reason in doubt.against) <= doubt.noise + 1e-9
         if doubt.example in FLIPPED:
             assert doubt.suggested == str(truth[doubt.example])
-    assert found.more_against >= 4
+    assert found.outweighed >= 4
 
 
 def test_a_softmax_run_is_audited_on_a_graph_of_its_features(runs):
@@ -98,7 +98,7 @@ def test_the_command_prints_lines_and_json_and_writes_a_page(runs, capsys, tmp_p
     assert "labels left out" in err
     path, counts, company, *doubts = out.splitlines()
     assert path == str(run)
-    assert counts.startswith("labels 400  more against than for ")
+    assert counts.startswith("labels 400  outweighed ")
     assert company.startswith("batch mates drawn 10 times, 40 a batch  deviation 0.")
     assert len(doubts) == 2
     assert "  rather " in doubts[0]

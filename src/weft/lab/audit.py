@@ -72,13 +72,13 @@ class Audit:
 
     Args:
         audited: how many labels were looked at.
-        more_against: how many have more weight against them than for them.
+        outweighed: how many have less weight for them than one other class has.
         doubts: the most doubtful labels, the worst first.
         company: of the run's predictions.
     """
 
     audited: int
-    more_against: int
+    outweighed: int
     doubts: list[Doubt]
     company: Company
 
@@ -86,7 +86,7 @@ class Audit:
         """Lay out as lines of text."""
         company = self.company
         lines = [
-            f"labels {self.audited}  more against than for {self.more_against}",
+            f"labels {self.audited}  outweighed {self.outweighed}",
             f"batch mates drawn {company.draws} times, {company.size} a batch  "
             f"deviation {company.deviation:.4f}  other class {company.changed:.4f}",
         ]
@@ -134,8 +134,8 @@ def audit(run: Run, most: int = 20, output: Path | None = None) -> Audit:
     for labelled, others in track(
         parts, "leaving labels out", console=console, transient=True, disable=not live
     ):
-        more_against, found = _audit_part(trained, labelled, others, most)
-        wrong += more_against
+        outweighed, found = _audit_part(trained, labelled, others, most)
+        wrong += outweighed
         doubts = sorted([*doubts, *found], key=lambda doubt: -doubt.noise)[:most]
         counts.append(len(labelled))
         if not live:
@@ -164,7 +164,7 @@ def _parts(split: Split, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 def _audit_part(
     trained: Trained, labelled: Tensor, others: Tensor, most: int
 ) -> tuple[int, list[Doubt]]:
-    """Return how many labels have more against than for them, and the most doubtful ones."""
+    """Return how many labels another class outweighs, and the most doubtful ones."""
     data = trained.data
     rows = torch.cat([labelled, others])
     graph = _graph(trained, data.train_inputs[rows])
@@ -203,7 +203,7 @@ def _audit_part(
                 against=against,
             )
         )
-    return int((noise > support).sum()), doubts
+    return int((told.argmax(1) != classes).sum()), doubts
 
 
 def _graph(trained: Trained, inputs: Float[Tensor, "n *shape"]) -> Graph:
