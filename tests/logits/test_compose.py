@@ -83,6 +83,16 @@ def test_the_variation_is_relative_to_the_loss_of_the_class():
     assert_close(found, (after[[0, 2]] - before) / before)
     rows = F.one_hot(targets, 2).float()
     assert_close(loss_variation(perturbation, logits, rows), found)
+    shares = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.0, 1.0]])
+    losses = torch.stack(
+        [
+            F.cross_entropy(run, shares, reduction="none")
+            for run in (logits, perturbation(logits, targets))
+        ]
+    )
+    before_by_class, after_by_class = losses @ shares  # a sample counts by its share
+    variation = loss_variation(perturbation, logits, shares)
+    assert_close(variation, (after_by_class - before_by_class) / before_by_class)
     by_label = loss_variation(perturbation, logits, rows, loss=F.binary_cross_entropy_with_logits)
     positive, negative = F.softplus(torch.tensor([-1.0, 1.0]))
     assert_close(by_label[0], (2 * positive + negative - 3 * before) / (3 * before))
