@@ -122,7 +122,7 @@ def main() -> None:
         return
     import tempfile
 
-    size = 2_000 if arguments.quick else arguments.size
+    size = min(2_000, arguments.size) if arguments.quick else arguments.size
     inputs, classes, rows = load(size)
     results: dict[str, dict[str, float]] = {}
     print(f"n = {size}\n{'':30}{'s':>10}{'cpu s':>10}{'ratio':>8}{'accuracy':>10}")
