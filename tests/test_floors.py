@@ -115,11 +115,12 @@ def test_no_file_is_longer_than_300_lines(path):
     assert len(path.read_text().splitlines()) <= 300, "split it by meaning"
 
 
-@pytest.mark.parametrize("room", ["graph", "heads"])
+@pytest.mark.parametrize("room", ["graph", "discrete", "logits", "heads"])
 def test_importing_numerics_or_heads_imports_no_optional_package(room):
     if not list(PACKAGE.glob(f"{room}/__init__.py")) + list(PACKAGE.glob(f"{room}.py")):
         pytest.skip(f"weft.{room} is not there yet")
     optional = {"sklearn", "matplotlib", "rich", "typer", "faiss", "safetensors"}
+    optional |= {"rustworkx", "entmax", "pyamg", "networkx"}
     script = f"import sys, weft.{room}; print(*({optional} & sys.modules.keys()))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
