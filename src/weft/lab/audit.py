@@ -51,7 +51,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Company:
-    """How far predictions of the test part depend on who is beside a sample: means over samples.
+    """How far predictions of test samples depend on who is beside them: means over samples.
 
     Args:
         deviation: the root of the summed variances of the class probabilities.
@@ -179,6 +179,7 @@ def _audit_part(
     told = leave_one_out(graph, labels, known, **settings)[: len(labelled)]
     noise = label_noise(told, labels[: len(labelled)])
     support = told.gather(1, classes[:, None]).squeeze(1)
+    rival, suggested = told.scatter(1, classes[:, None], -1.0).max(1)
     first = noise.sort(descending=True, stable=True).indices[:most]
     shares = leave_one_out_weights(graph, known, first, **settings)[:, : len(labelled)]
     shares = torch.where(classes == classes[first, None], 0.0, shares)  # of other classes only
@@ -186,8 +187,6 @@ def _audit_part(
     names = data.class_names
     doubts = []
     for place, weights, nodes in zip(first.tolist(), *(x.tolist() for x in top), strict=True):
-        others_say = told[place].clone()
-        others_say[classes[place]] = -1
         against = [
             Reason(weight, names[classes[node]], int(labelled[node]))
             for weight, node in zip(weights, nodes, strict=True)
@@ -197,13 +196,13 @@ def _audit_part(
             Doubt(
                 example=int(labelled[place]),
                 label=names[classes[place]],
-                suggested=names[others_say.argmax()],
+                suggested=names[suggested[place]],
                 noise=noise[place].item(),
                 support=support[place].item(),
                 against=against,
             )
         )
-    return int((told.argmax(1) != classes).sum()), doubts
+    return int((rival > support).sum()), doubts
 
 
 def _graph(trained: Trained, inputs: Float[Tensor, "n *shape"]) -> Graph:
@@ -218,8 +217,10 @@ def _graph(trained: Trained, inputs: Float[Tensor, "n *shape"]) -> Graph:
 
 
 def _company(trained: Trained) -> Company:
-    recipe = trained.run.recipe
-    inputs = trained.data.test_inputs.to(recipe.torch_device())
+    """Draw the mates of some test samples again and again: four batches at a time, for the cost."""
+    recipe, inputs = trained.run.recipe, trained.data.test_inputs
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(recipe.seed))
+    inputs = inputs[order[: 4 * recipe.batch_size]].to(recipe.torch_device())
     found = variation(trained.model, inputs, size=recipe.batch_size, draws=DRAWS, seed=recipe.seed)
     return Company(
         deviation=found.deviation.mean().item(),
