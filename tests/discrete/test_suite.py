@@ -71,7 +71,9 @@ class Oblique(Solver):
         return TWO(costs)
 
     def project(self, costs, mask=None):
-        return costs - costs[..., :1]
+        first = torch.zeros(costs.shape[-1], dtype=costs.dtype)
+        first[0] = 1
+        return costs - costs.sum(-1, keepdim=True) * first  # the sum goes, from one entry
 
 
 class Doubled(Oblique):
@@ -113,7 +115,7 @@ def by_threshold(costs):
             "keep its equalities, ties included",
         ),
         (Doubled(), "project twice as once"),
-        (Oblique(), "must remove the same from all solutions|project orthogonally"),
+        (Oblique(), "project orthogonally"),
         (Timid(), "project by its equalities"),
         (Greedy(), "return the cheapest solution: for costs .* and another"),
     ],
