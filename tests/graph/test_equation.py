@@ -211,6 +211,16 @@ def test_nothing_known_is_nothing_said(equation):
 
 
 @each
+def test_graphs_of_no_node_and_of_one_have_scores(equation):
+    for nodes in (0, 1):
+        graph = Graph(torch.zeros(2, 0, dtype=torch.long), torch.zeros(0).double(), nodes)
+        labels, known = torch.ones(nodes, 3).double(), torch.ones(nodes, dtype=torch.bool)
+        scores = equation(graph, labels, known, points=torch.zeros(nodes, 2))
+        assert scores.shape == (nodes, 3)
+        assert scores.isfinite().all()
+
+
+@each
 def test_everything_known_is_kept_or_moved_but_finite(equation):
     points, labels, known = case(10)
     scores = equation(knn_graph(points, 4), labels, torch.ones_like(known), points=points)

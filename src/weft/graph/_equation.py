@@ -138,9 +138,10 @@ class Equation(ABC):
             known = known.reshape(-1)
             flat = flat_labels(graph, labels, known)
             if points is not None:
-                points = points.reshape(graph.num_nodes, -1).to(graph.weights.dtype)
+                points = points.reshape(graph.num_nodes, points.shape[-1]).to(graph.weights.dtype)
             lost = find_lost(graph, known, per_node("tau", self.decay(), graph), unreached)
-            scores = self.solve(Problem(graph, flat, known, lost, points, solver, log))
+            problem = Problem(graph, flat, known, lost, points, solver, log)
+            scores = self.solve(problem) if len(flat) else flat
             fill = 1 / flat.shape[1] if unreached is Unreached.UNIFORM else 0.0
             return scores.masked_fill(lost[:, None], fill).reshape(labels.shape)
 
