@@ -227,7 +227,8 @@ def check_between(name: str, value: float | Tensor, low: float, high: float) -> 
     number = float(value)
     if not low < number < high:
         raise ValueError(
-            f"`{name}` must lie strictly between {low:g} and {high:g}, got {number:g}."
+            f"`{name}` must lie strictly between {low:g} and {high:g}, got {number:g}: if it is "
+            "learned, learn a number that is mapped there, such as its logit."
         )
 
 

@@ -84,7 +84,10 @@ class ProperlyWeighted:
     def __post_init__(self) -> None:
         for name, least in (("radius", 0), ("power", 0), ("ceiling", 1)):
             if not getattr(self, name) > least:
-                raise ValueError(f"`{name}` must be above {least}, got {getattr(self, name)}.")
+                raise ValueError(
+                    f"`{name}` must be above {least}, got {getattr(self, name)}: weights must grow "
+                    "towards labels."
+                )
 
     def __call__(
         self,
