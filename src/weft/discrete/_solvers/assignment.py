@@ -74,8 +74,10 @@ class Assignment(Solver):
         """
         if mask is None:
             rows, columns = costs.shape[-2:]
-            costs = costs - costs.mean(-1, keepdim=True) if rows <= columns else costs
-            return costs - costs.mean(-2, keepdim=True) if columns <= rows else costs
+            if rows != columns:
+                return costs - costs.mean(-1 if rows < columns else -2, keepdim=True)
+            row, column = costs.mean(-1, keepdim=True), costs.mean(-2, keepdim=True)
+            return (costs - row).sub_(column - row.mean(-2, keepdim=True))
         mask = mask.expand(costs.shape)
         costs = costs.where(mask, 0.0)
         rows, columns = mask.any(-1, keepdim=True), mask.any(-2, keepdim=True)

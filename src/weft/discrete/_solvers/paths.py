@@ -1,10 +1,11 @@
 """The cheapest path through any graph, as the edges that it takes, by SciPy's Dijkstra."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
@@ -101,3 +102,25 @@ class GraphPath(Solver):
         nodes = torch.arange(int(self.edges.max()) + 1, device=self.edges.device)[:, None]
         leaves, enters = self.edges[:, None] == nodes
         return leaves.double() - enters.double()
+
+    def project(
+        self, costs: Float[Tensor, "*b e"], mask: Bool[Tensor, "*b e"] | None = None
+    ) -> Float[Tensor, "*b e"]:
+        """Remove the potentials of the nodes: with A the rows of `equalities`, A^T (A A^T)^+ A."""
+        if mask is not None:
+            return super().project(costs, mask)
+        check_count(costs.shape[-1], self.edges)
+        start, end = self.edges.to(costs.device)
+        inverse = _inverse_laplacian(self).to(costs)
+        net = costs.new_zeros(*costs.shape[:-1], len(inverse))
+        net = net.index_add(-1, start, costs).index_add(-1, end, costs, alpha=-1)
+        potentials = net @ inverse
+        removed = potentials.index_select(-1, start) - potentials.index_select(-1, end)
+        return costs - removed
+
+
+@lru_cache(maxsize=32)
+def _inverse_laplacian(solver: GraphPath) -> Float[Tensor, "n n"]:
+    """Return (A A^T)^+, which every call of `project` needs again."""
+    rows = solver.equalities(solver.edges[0].shape)
+    return torch.linalg.pinv(rows @ rows.T, hermitian=True)
