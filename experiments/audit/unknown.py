@@ -7,8 +7,9 @@ graph head are trained with 2,000 labels by the lab; 2,000 test samples of the k
 of the unknown come one at a time. Doubt is measured by the softmax (largest probability, energy, k
 nearest features) and by the graph, of either network: one less the largest score, and abstention,
 with self-tuned and with constant bandwidth. AUROC says how well doubt tells unknown from known; on
-the known alone, the calibration error, and the error among the 80 % surest, over all of 100 %.
-Rows go to unknown.csv as they come; what is there is not run again.
+the known alone, the calibration error, the error, and the error among the surest 80 %. Rows go to
+unknown.csv as they come, and points of two curves to curves.csv: error by coverage, and accuracy by
+confidence. What is there is not run again. Then prints the tables, and draws unknown.png.
 """
 
 import argparse
@@ -21,6 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from rows import HERE, Table, interval
@@ -39,6 +44,13 @@ ROOT = Path(os.environ.get("WEFT_DATA", HERE.parents[2] / "shared" / "data"))
 DATA = ("mnist", "fashion_mnist")
 NUM_SHOWN, K, NEAREST = 2000, 10, 10
 COVERAGE = 0.8
+COVERAGES = range(20, 101, 5)  # percent of the samples
+DRAWN = (
+    ("softmax", "largest probability"),
+    ("softmax", "largest score, self-tuned bandwidth, tau = 0.01"),
+    ("graph", "largest score, self-tuned bandwidth, tau = 0.01"),
+    ("graph", "abstention, self-tuned bandwidth, tau = 0.01"),
+)
 TAUS = (0.01, 0.1)
 SOFTMAX = Recipe(head="softmax", labels=2000, backbone="cnn", epochs=4, steps=20, threads=1)
 
@@ -98,6 +110,27 @@ def measure(answer: Answer, labels: Tensor) -> dict[str, float]:
     }
 
 
+def curves(answer: Answer, labels: Tensor) -> Iterator[dict[str, object]]:
+    """Return the error among the surest, and the accuracy of ten bins of confidence."""
+    if answer.probabilities is None:
+        return
+    confidence, guess = answer.probabilities.max(1)
+    right = (guess == labels).double()
+    order = answer.doubt_known.sort(stable=True).indices
+    for coverage in COVERAGES:
+        error = 1 - right[order[: coverage * len(order) // 100]].mean().item()
+        yield {"curve": "risk", "at": coverage, "value": error, "share": coverage / 100}
+    which = (10 * confidence).long().clamp(max=9)
+    for bin_number in which.unique().tolist():
+        inside = which == bin_number
+        yield {
+            "curve": "reliability",
+            "at": bin_number,
+            "value": right[inside].mean().item(),
+            "share": inside.double().mean().item(),
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=5, help="how many")
@@ -107,8 +140,11 @@ def main() -> None:
     os.environ.setdefault("WEFT_DATA", str(ROOT))
     keys = ("data", "head", "method", "seed")
     table = Table(HERE / "unknown.csv", keys, ("auroc", "ece", "error", "kept_error"))
+    points = Table(HERE / "curves.csv", (*keys, "curve", "at"), ("value", "share"))
     if arguments.quick:
-        table = Table(Path(tempfile.mkdtemp()) / "quick.csv", table.keys, table.measures)
+        folder = Path(tempfile.mkdtemp())
+        table = Table(folder / "unknown.csv", table.keys, table.measures)
+        points = Table(folder / "curves.csv", points.keys, points.measures)
     shown = {name: load_data(name, root=ROOT) for name in DATA}
     for seed in range(arguments.seeds):
         for data, other in (DATA, DATA[::-1]):
@@ -128,14 +164,45 @@ def main() -> None:
                 some = some[: 200 if arguments.quick else NUM_SHOWN]
                 inputs, labels = shown[data].test_inputs[some], shown[data].test_labels[some]
                 with torch.no_grad():
-                    rows = [
-                        {**place, "method": name, **measure(answer, labels)}
-                        for name, answer in answers(trained, inputs, shown[other].test_inputs[some])
-                    ]
-                table.add(rows)
+                    said = list(answers(trained, inputs, shown[other].test_inputs[some]))
+                points.add(
+                    {**place, "method": name, **point}
+                    for name, answer in said
+                    if (head, name) in DRAWN
+                    for point in curves(answer, labels)
+                )
+                table.add(
+                    {**place, "method": name, **measure(answer, labels)} for name, answer in said
+                )
                 seconds = time.process_time() - began
                 print(*place.values(), f"{seconds:.0f} s", file=sys.stderr, flush=True)
     show(table)
+    draw(points)
+
+
+def draw(points: Table) -> None:
+    """Draw error by coverage and accuracy by confidence, means over the seeds."""
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
+    for (risk, reliability), data in zip(axes, DATA, strict=True):
+        for head, name in DRAWN:
+            setting = {"data": data, "head": head, "method": name}
+            label = f"{head} network: {name.replace(', self-tuned bandwidth, tau = 0.01', '')}"
+            errors = [points.values("value", curve="risk", at=c, **setting) for c in COVERAGES]
+            risk.plot(COVERAGES, [e.mean() for e in errors], label=label)
+            if name.startswith("abstention"):  # its confidence is that of the line above
+                continue
+            bins = [points.values("value", curve="reliability", at=n, **setting) for n in range(10)]
+            filled = [n for n, found in enumerate(bins) if len(found)]
+            reliability.plot(
+                [10 * n + 5 for n in filled], [bins[n].mean() for n in filled], "o-", label=label
+            )
+        risk.set(xlabel="answered, % of the samples", ylabel="error among them, %", title=data)
+        reliability.plot([0, 100], [0, 100], ":", color="0.5")
+        reliability.set(xlabel="confidence, %", ylabel="right, %", title=data)
+        for axis in (risk, reliability):
+            axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=7)
+    figure.savefig(points.path.with_name("unknown.png"), dpi=100)
 
 
 def show(table: Table) -> None:
