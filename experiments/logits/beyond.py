@@ -160,7 +160,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", WeftWarning)
     tasks = digits(SEEDS, imbalance=50)
-    tuning_tasks = digits(TUNING_SEEDS, imbalance=50)
+    tuning_tasks = [digits(TUNING_SEEDS, imbalance=50)]
     chosen = tune("imbalance 50", GRIDS, tuning_tasks, TUNED_DECAYS)
     run(RESULTS, "imbalance 50, tuned", chosen, tasks)
     # What the validation images are worth if one trains on them instead.

@@ -188,12 +188,11 @@ BY_DECAY = {name: GIVEN[name] for name in ("CE", "LA 1", "LA 1.5", "LPL 6", "mar
 }
 BALANCED = {
     "CE": Method(),
-    "LPL by confidence 2": by_confidence(LPL, 2.0),
-    "margin by confidence 1": by_confidence(ClassMargin, 1.0),
-    "LA 1 + margin by confidence 1": by_confidence(ClassMargin, 1.0, 1.0),
     "LPL by confidence 1": by_confidence(LPL, 1.0),
-    "LPL by confidence 2, signs flipped": flipped(2.0),
+    "LPL by confidence 2": by_confidence(LPL, 2.0),
     "LPL by confidence 1, signs flipped": flipped(1.0),
+    "LPL by confidence 2, signs flipped": flipped(2.0),
+    "margin by confidence 1": by_confidence(ClassMargin, 1.0),
     "margin by confidence 2": by_confidence(ClassMargin, 2.0),
     "label smoothing 0.1": smoothed(0.1),
     "focal 1": focal(1.0),
@@ -269,7 +268,7 @@ def main() -> None:
         if not done(RESULTS, "relabelling", name, ""):
             change = largest_change_by_relabelling(GIVEN[name])
             append(RESULTS, [{"experiment": "relabelling", "method": name, "change": change}])
-    chosen = tune("imbalance 50", GRIDS, digits(TUNING_SEEDS, imbalance=50), TUNED_DECAYS)
+    chosen = tune("imbalance 50", GRIDS, [digits(TUNING_SEEDS, imbalance=50)], TUNED_DECAYS)
     run(RESULTS, "imbalance 50, tuned", chosen, tasks)
 
 

@@ -10,7 +10,7 @@ of its subset allow. Networks and epochs are small enough for one processor core
 import argparse
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from weft.lab.long_tail import long_tail
 from weft.logits import ClassStats
 
 IMBALANCE, NUM_CLASSES, NUM_VALID = 100, 10, 2000
-TUNING_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,24 @@ class Setting:
     epochs: int
     batch: int
     augment: augment.Augmentation
+    variations: Sequence[Mapping[str, float]]
+    tuning_seeds: range
     seeds: range
 
 
+RATE_AND_DECAY = [
+    {"learning_rate": rate, "weight_decay": decay}
+    for rate, decay in ((0.02, 5e-4), (0.02, 2e-3), (0.05, 5e-4))
+]
 SETTINGS = {
-    "fashion_mnist": Setting(1000, 12, 64, augment.CLOTHING, range(5)),
-    "cifar10": Setting(937, 16, 64, augment.NATURAL, range(3)),
+    "fashion_mnist": Setting(
+        1000, 12, 64, augment.CLOTHING, RATE_AND_DECAY, range(1000, 1002), range(10)
+    ),
+    "cifar10": Setting(937, 16, 64, augment.NATURAL, RATE_AND_DECAY, range(1000, 1001), range(5)),
 }
-DECAYS = [{"weight_decay": decay} for decay in (5e-4, 2e-3)]
-# Two settings of its own for each method, times two weight decays: four runs each.
+# Two settings of its own for each method that has any, times the variations of the data set.
 GRIDS: dict[str, dict[str, Method]] = {
-    "CE": {f"rate {r}": Method(learning_rate=r) for r in (0.05, 0.1)},
+    "CE": {"plain": Method()},
     "CE, post-hoc LA": {f"{t}": Method(post_hoc=t) for t in (1.0, 1.5)},
     "LA": {f"{t}": la(t) for t in (1.0, 1.5)},
     "VS": {f"{g} / {t}": vs(g, t) for g, t in ((0.1, 1.0), (0.2, 1.0))},
@@ -158,8 +164,8 @@ def main() -> None:
             "batch": setting.batch,
             "augment": setting.augment,
         }
-        (tasks,) = tasks_of(name, range(TUNING_SEED, TUNING_SEED + 1), validation=True)
-        chosen = tune(name, GRIDS, tasks, DECAYS, **options)
+        tasks = list(tasks_of(name, setting.tuning_seeds, validation=True))
+        chosen = tune(name, GRIDS, tasks, setting.variations, **options)
         for tasks in tasks_of(name, setting.seeds, validation=False):
             run(RESULTS, name, chosen, tasks, **options)
 

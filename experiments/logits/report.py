@@ -37,6 +37,23 @@ QUESTIONS = (
     ("E8", "composed", "prior shift + LPL positives", "prior shift"),
     ("E8", "composed", "prior shift + LPL shared", "pos_weight"),
 )
+# Learned shifts and their control within the same kind of bounds, each tuned.
+TWINS = (
+    ("LPL", "margin"),
+    ("LA 1 + LPL", "LA 1 + margin"),
+    ("LPL by confidence", "margin by confidence"),
+    ("LA 1 + LPL by confidence", "LA 1 + margin by confidence"),
+    ("LPL, memory 0.9", "margin"),
+    ("LPL, memory 0.99", "margin"),
+    ("LPL, memory of an epoch", "margin"),
+    ("LPL per sample", "margin"),
+    ("LA 1 + LPL, memory 0.9", "LA 1 + margin"),
+    ("LA 1 + LPL, memory of an epoch", "LA 1 + margin"),
+    ("LA 1 + LPL per sample", "LA 1 + margin"),
+    ("LPL, bounds by validation", "margin, bounds by validation"),
+    ("LPL, bounds by validation", "margin"),
+    ("margin, bounds by validation", "margin"),
+)
 SINGLE = ("balanced", "head", "mid", "tail", "ece")
 MULTI = ("map", "head", "mid", "tail", "macro_f1", "micro_f1")
 
@@ -89,6 +106,20 @@ def print_questions() -> None:
         if {method, other} <= set(methods_of(experiment)):
             points = against(experiment, method, other, measure)
             print(f"| {name} | {experiment} | {method} less {other} | {points} |")
+
+
+def print_twins() -> None:
+    """Print what learning adds to the control, with p-values after Holm."""
+    place, there = "imbalance 50, tuned", set(methods_of("imbalance 50, tuned"))
+    twins = [pair for pair in TWINS if set(pair) <= there]
+    gaps = [
+        values(RESULTS, place, one, "balanced") - values(RESULTS, place, other, "balanced")
+        for one, other in twins
+    ]
+    print(f"\n### What learning adds, tuned, imbalance 50; p after Holm, {len(twins)} tests\n")
+    print("| learned | control | difference | p |\n|---|---|---|---|")
+    for (one, other), gap, p in zip(twins, gaps, holm(gaps), strict=True):
+        print(f"| {one} | {other} | {difference(gap)} | {p:.2g} |")
 
 
 def print_decays() -> None:
@@ -150,6 +181,7 @@ def main() -> None:
     print_table("imbalance 50, tuned", SINGLE, ("LA", "margin"))
     for other in ("LA", "margin"):
         print_holm("imbalance 50, tuned", "balanced", other)
+    print_twins()
     for name in ("composed", "generated", "yeast", "scene", "bibtex"):
         print_table(name, MULTI, ("BCE", "prior shift"))
     if methods_of("composed"):

@@ -90,7 +90,7 @@ def run(
 def tune(
     experiment: str,
     grids: Mapping[str, Mapping[str, Method]],
-    tasks: Tasks,
+    tasks: Sequence[Tasks],
     variations: Sequence[Mapping[str, float]],
     measure: str = "balanced",
     **options: Any,
@@ -100,7 +100,7 @@ def tune(
     Args:
         experiment: name of the rows.
         grids: settings by family.
-        tasks: what to choose on.
+        tasks: what to choose on; the mean over all their seeds decides.
         variations: values of other fields of `Method`, such as the weight decay.
         measure: the larger, the better.
         options: those of `train`.
@@ -114,7 +114,8 @@ def tune(
         for (name, method), fields in product(settings.items(), variations):
             varied = ", ".join(f"{key} {value:g}" for key, value in fields.items())
             candidates[f"{family}, {name}, {varied}"] = dataclasses.replace(method, **fields)
-        run(TUNING, experiment, candidates, tasks, **options)
+        for each in tasks:
+            run(TUNING, experiment, candidates, each, **options)
         means = {name: values(TUNING, experiment, name, measure).mean() for name in candidates}
         best = max(means, key=means.__getitem__)
         chosen[family] = candidates[best]
