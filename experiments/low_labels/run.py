@@ -144,27 +144,25 @@ def read() -> list[dict[str, str]]:
 
 
 def table() -> None:
-    """Print one table for each data set: methods down, labels per class across."""
-    found = defaultdict(list)
+    """Print a table per data set and size: methods down, labels per class across, whole draws."""
+    found = defaultdict(dict)
     for row in read():
-        key = row["data"], int(row["nodes"])
-        found[key, row["method"], int(row["labels"])].append(float(row["accuracy"]))
-    for data, nodes in dict.fromkeys(key for key, _, _ in found):
-        here = {k[1:]: values for k, values in found.items() if k[0] == (data, nodes)}
-        draws = max(map(len, here.values()))
-        print(f"\n{data}, {nodes} nodes, {draws} draws: accuracy in %, mean (standard deviation)\n")
-        print("| method |", " | ".join(map(str, RATES)), "|")
-        print("|---" * (1 + len(RATES)) + "|")
-        for method in dict.fromkeys(method for method, _ in here):
-            cells = [_cell(here.get((method, rate), []), draws) for rate in RATES]
-            print(f"| {method} |", " | ".join(cells), "|")
+        key = row["data"], int(row["nodes"]), row["method"]
+        found[key][int(row["labels"]), int(row["draw"])] = float(row["accuracy"])
+    for data, nodes in sorted({key[:2] for key in found}, key=lambda key: (-key[1], key[0])):
+        print(f"\n{data}, {nodes} nodes: accuracy in %, mean (standard deviation)\n")
+        print("| method | draws |", " | ".join(map(str, RATES)), "|")
+        print("|---" * (2 + len(RATES)) + "|")
+        for key, values in found.items():
+            if key[:2] == (data, nodes):
+                draws = {d for _, d in values if all((rate, d) in values for rate in RATES)}
+                if len(draws) > 1:
+                    cells = [_cell([values[rate, d] for d in draws]) for rate in RATES]
+                    print(f"| {key[2]} | {len(draws)} |", " | ".join(cells), "|")
 
 
-def _cell(values: list[float], draws: int) -> str:
-    if len(values) < 2:
-        return "-"
-    count = "" if len(values) == draws else f", {len(values)} draws"
-    return f"{mean(values):.1f} ({stdev(values):.1f}{count})"
+def _cell(values: list[float]) -> str:
+    return f"{mean(values):.1f} ({stdev(values):.1f})"
 
 
 @torch.no_grad()
