@@ -143,7 +143,7 @@ LEARNED = {
 }
 METHODS = {
     "MLP": Method(mlp, TWO_LAYERS, graphs=("none",), seeded=True),
-    "GCN": Method(gcn, TWO_LAYERS, seeded=True),
+    "GCN": Method(gcn, TWO_LAYERS, graphs=("given", "both"), seeded=True),
     "learned weights": Method(
         partial(learned, width=0), LEARNED, graphs=("given", "both"), seeded=True
     ),

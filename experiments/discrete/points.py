@@ -162,6 +162,7 @@ METHODS = {
     "Identity, affine": identity(Projection.AFFINE),
     "Identity, affine norm": identity(AFFINE_NORM),
     "Identity, noise 1": identity(noise=1.0),
+    "Identity, noise 10": identity(noise=10.0),
     "Identity, norm, noise 1": identity(NORM, noise=1.0),
     "Identity, affine norm, noise 1": identity(AFFINE_NORM, noise=1.0),
     "Identity, informed 1": identity(informed=1.0),
@@ -170,13 +171,14 @@ METHODS = {
     "Blackbox, norm": blackbox(projection=NORM),
     "Blackbox, affine norm": blackbox(projection=AFFINE_NORM),
     "Blackbox, noise 1": blackbox(noise=1.0),
+    "Blackbox, noise 10": blackbox(noise=10.0),
     "Blackbox, noise 1, half the steps": blackbox(noise=1.0, steps=0.5),
     "Blackbox, linear Hamming, noise 1": blackbox(linear=True, noise=1.0),
     "Sinkhorn straight through": sinkhorn_through(1.0),
     "Sinkhorn straight through, noise 1": sinkhorn_through(1.0, noise=1.0),
     "I-MLE": imle(80.0, 1.0),
     "Adaptive I-MLE": adaptive(1.0),
-    "Fenchel-Young, 5 samples": Method(fenchel_young=1.0),
+    "Fenchel-Young, 5 samples": Method(fenchel_young=10.0),
 }
 STRENGTHS, SCALES = (8.0, 80.0, 800.0), (0.1, 1.0, 10.0)
 TRIALS = {

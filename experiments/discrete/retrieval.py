@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from io import BytesIO
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -186,8 +187,10 @@ METHODS = {
     "multi-similarity": Method(loss=partial(multi_similarity, alpha=2.0, beta=50.0)),
 }
 TRIALS = {
-    **{f"Blackbox {s:g}, none": blackbox(s, Projection.NONE) for s in (2.5, 25.0, 250.0)},
-    **{f"Blackbox {s:g}, std": blackbox(s, Projection.STD) for s in (2.5, 25.0, 250.0)},
+    **{
+        f"Blackbox {s:g}, {name}": blackbox(s, p)
+        for (name, p), s in product(PROJECTIONS.items(), (2.5, 25.0, 250.0))
+    },
     **{f"SoftSort {t}": softsort(t) for t in (0.02, 0.1, 0.5)},
     **{f"contrastive {m}": Method(loss=partial(contrastive, margin=m)) for m in (0.5, 1.0, 1.3)},
     **{f"triplet {m}": Method(loss=partial(triplet, margin=m)) for m in (0.05, 0.2, 0.5)},

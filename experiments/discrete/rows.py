@@ -74,7 +74,7 @@ def main(
         trials: settings to choose from, run in place of `jobs` with `--tuning`.
     """
     parser = argparse.ArgumentParser(description=f"Experiment {experiment}, into results.csv.")
-    parser.add_argument("--only", default="", help="problems whose name contains this")
+    parser.add_argument("--only", default="", help="one problem, by its name")
     parser.add_argument("--method", default="", help="methods whose name contains this")
     parser.add_argument("--seeds", type=int, help="how many, in place of each problem's own number")
     parser.add_argument("--tuning", action="store_true", help="try settings, into tuning.csv")
@@ -82,7 +82,7 @@ def main(
     torch.set_num_threads(1)
     first = FIRST_TUNING_SEED if arguments.tuning else 0
     for (problem, method), job in (trials if arguments.tuning else jobs).items():
-        if arguments.only in problem and arguments.method in method:
+        if arguments.only in ("", problem) and arguments.method in method:
             seeds = range(first, first + (arguments.seeds or counts[problem]))
             run(experiment, problem, method, job, seeds)
 
