@@ -1,0 +1,3 @@
+"""Isometric representations: features that keep the distances of the inputs."""
+
+__all__ = []
