@@ -84,13 +84,14 @@ class CenteredKernel(Equation):
             largest = _largest_eigenvalue(graph.weights, graph.edges, graph.num_nodes)
             return graph.weights.new_tensor(1.05 * largest if largest > 0 else 1.0)
         largest = _largest_eigenvalue(inner, graph.edges, graph.num_nodes)
-        if not float(self.level) > largest:
+        weights = graph.weights
+        level = torch.as_tensor(self.level, dtype=weights.dtype, device=weights.device).reshape(())
+        if not level.item() > largest:
             raise ValueError(
                 "`level` must be above the largest eigenvalue of the weights among free nodes, "
-                f"{largest:g}, got {float(self.level):g}: None takes a level that is."
+                f"{largest:g}, got {level.item():g}: None takes a level that is."
             )
-        weights = graph.weights
-        return torch.as_tensor(self.level, dtype=weights.dtype, device=weights.device).reshape(())
+        return level
 
 
 @on_values
