@@ -1,10 +1,13 @@
-"""One to five labels per class of raw MNIST and Fashion-MNIST, every equation, up to 20 draws.
+"""One to five labels per class of MNIST and Fashion-MNIST, every equation, up to 20 draws.
 
     python experiments/low_labels/run.py
+    python experiments/low_labels/run.py --input encoder
+    python experiments/low_labels/run.py --nodes 70000 --draws 5
     python experiments/low_labels/run.py --table
 
-Appends a row per method to results.csv as it comes; a draw that is there is not run again, and the
-graphs are kept under runs/. With `--table`, prints the means and deviations of what is there.
+On raw pixels, or on the features of an encoder that saw no label. Appends a row per method to
+results.csv as it comes; a draw that is there is not run again, and the graphs are kept under runs/.
+With `--table`, prints the means and deviations of what is there.
 """
 
 import argparse
@@ -15,11 +18,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
+from encode import HERE, KEPT, ROOT, VIEWS, encoded
 from torch import Tensor
 
 from weft.graph import (
@@ -46,10 +49,9 @@ from weft.graph import (
 )
 from weft.lab.data import load_data
 
-HERE = Path(__file__).parent
 RESULTS = HERE / "results.csv"
-COLUMNS = ("data", "nodes", "method", "labels", "draw", "accuracy", "seconds")
-DATA, RATES, K = ("mnist", "fashion_mnist"), (1, 2, 3, 4, 5), 10
+COLUMNS = ("data", "input", "nodes", "method", "labels", "draw", "accuracy", "seconds")
+DATA, INPUTS, RATES, K = ("mnist", "fashion_mnist"), ("pixels", "encoder"), (1, 2, 3, 4, 5), 10
 SOLVER = ConjugateGradient(rtol=1e-7)
 # The slow ones take part in the first draws only.
 DRAWS = {"p-Laplace, p = 3": 4, "p-Laplace, p = 10": 2, "sparse propagation": 5}
@@ -57,28 +59,40 @@ DRAWS = {"p-Laplace, p = 3": 4, "p-Laplace, p = 10": 2, "sparse propagation": 5}
 
 @dataclass(frozen=True)
 class Task:
-    """A data set as a graph: the first `nodes` of a fixed shuffle of its training images."""
+    """A data set as a graph: its training images in a fixed shuffle, then its test images.
+
+    Args:
+        name: of the data set.
+        source: what its points are, of `INPUTS`.
+        points: the first of those images, as pixels or as features.
+        classes: of the points.
+        graph: of their nearest neighbours.
+    """
 
     name: str
+    source: str
     points: Tensor
     classes: Tensor
     graph: Graph
 
     @classmethod
-    def load(cls, name: str, nodes: int) -> "Task":
+    def load(cls, name: str, source: str, nodes: int) -> "Task":
         """Read the images, and the graph if it was made before."""
-        data = load_data(name)
-        order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(0))
-        rows = order[:nodes]
-        points = data.train_inputs[rows].flatten(1).double()
-        kept = HERE.parents[1] / "runs" / "low_labels" / f"{name}_{nodes}.pt"
+        data = load_data(name, root=ROOT)
+        size = len(data.train_labels)
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+        rows = torch.cat([order, torch.arange(size, size + len(data.test_labels))])[:nodes]
+        pixels = torch.cat([data.train_inputs, data.test_inputs]).flatten(1)
+        points = (pixels if source == "pixels" else encoded(name, data))[rows]
+        kept = KEPT / f"{name}_{source}_{nodes}.pt"
         if not kept.exists():
-            graph = knn_graph(points.float(), K)
+            graph = knn_graph(points, K)
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.save((graph.edges, graph.weights), kept)
         edges, weights = torch.load(kept)
         graph = Graph(edges, weights.double(), nodes)
-        return cls(name, points, data.train_labels[rows], graph)
+        classes = torch.cat([data.train_labels, data.test_labels])[rows]
+        return cls(name, source, points.double(), classes, graph)
 
     def draw(self, rate: int, seed: int) -> Tensor:
         """Return the mask of `rate` labelled nodes of each class."""
@@ -147,18 +161,19 @@ def table() -> None:
     """Print a table per data set and size: methods down, labels per class across, whole draws."""
     found = defaultdict(dict)
     for row in read():
-        key = row["data"], int(row["nodes"]), row["method"]
+        key = row["data"], row["input"], int(row["nodes"]), row["method"]
         found[key][int(row["labels"]), int(row["draw"])] = float(row["accuracy"])
-    for data, nodes in sorted({key[:2] for key in found}, key=lambda key: (-key[1], key[0])):
-        print(f"\n{data}, {nodes} nodes: accuracy in %, mean (standard deviation)\n")
+    for place in sorted({key[:3] for key in found}, key=lambda key: (-key[2], key[1], key[0])):
+        data, source, nodes = place
+        print(f"\n{data}, {source}, {nodes} nodes: accuracy in %, mean (standard deviation)\n")
         print("| method | draws |", " | ".join(map(str, RATES)), "|")
         print("|---" * (2 + len(RATES)) + "|")
         for key, values in found.items():
-            if key[:2] == (data, nodes):
+            if key[:3] == place:
                 draws = {d for _, d in values if all((rate, d) in values for rate in RATES)}
                 if len(draws) > 1:
                     cells = [_cell([values[rate, d] for d in draws]) for rate in RATES]
-                    print(f"| {key[2]} | {len(draws)} |", " | ".join(cells), "|")
+                    print(f"| {key[3]} | {len(draws)} |", " | ".join(cells), "|")
 
 
 def _cell(values: list[float]) -> str:
@@ -168,16 +183,18 @@ def _cell(values: list[float]) -> str:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=VIEWS, nargs="+", default=DATA)
+    parser.add_argument("--input", choices=INPUTS, default="pixels")
     parser.add_argument("--nodes", type=int, default=10_000)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     options = parser.parse_args()
     if options.table:
         return table()
-    done = {tuple(row[name] for name in COLUMNS[:5]) for row in read()}
+    done = {tuple(row[name] for name in COLUMNS[:6]) for row in read()}
     if not done:
         RESULTS.write_text(",".join(COLUMNS) + "\n")
-    tasks = [Task.load(name, options.nodes) for name in DATA]
+    tasks = [Task.load(name, options.input, options.nodes) for name in options.data]
     calls = [methods(task) for task in tasks]
     plan = [
         (name, draw, rate, task, named[name])
@@ -186,10 +203,10 @@ def main() -> None:
         for rate in RATES
         for task, named in zip(tasks, calls, strict=True)
         for name in named
-        if (name in DRAWS) == slow and draw < DRAWS.get(name, options.draws)
+        if (name in DRAWS) == slow and draw < DRAWS.get(name, draw + 1)
     ]
     for name, draw, rate, task, method in plan:
-        key = (task.name, str(options.nodes), name, str(rate), str(draw))
+        key = (task.name, task.source, str(options.nodes), name, str(rate), str(draw))
         if key in done:
             continue
         known = task.draw(rate, 1000 * rate + draw)
@@ -197,7 +214,9 @@ def main() -> None:
         right = (method(known) == task.classes)[~known].double().mean().item()
         seconds = time.process_time() - start
         with RESULTS.open("a") as file:
-            csv.writer(file).writerow([*key, f"{100 * right:.3f}", f"{seconds:.3f}"])
+            csv.writer(file, lineterminator="\n").writerow(
+                [*key, f"{100 * right:.3f}", f"{seconds:.3f}"]
+            )
         print(*key, f"{100 * right:.1f}", file=sys.stderr)
     return table()
 
