@@ -7,6 +7,7 @@ the logarithms of its label probabilities, so losses, metrics and attacks work u
 from weft.heads._anchors import choose_anchors
 from weft.heads._classifier import GraphClassifier
 from weft.heads._graph_head import GraphHead, LinearHead, abstention
+from weft.heads._nearest import NearestHead
 from weft.heads._predict import Batches, Context, Prediction, Queries, Whole, predict
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "GraphClassifier",
     "GraphHead",
     "LinearHead",
+    "NearestHead",
     "Prediction",
     "Queries",
     "Whole",
