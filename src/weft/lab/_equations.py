@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 EquationName = Literal[
     "laplace",
+    "random_walk",
     "symmetric",
     "wnll",
     "properly",
@@ -28,6 +29,7 @@ def build_equation(name: EquationName, tau: float) -> "Equation":
     laplace = partial(graph.Laplace, tau)
     equations: dict[EquationName, Callable[[], Equation]] = {
         "laplace": laplace,
+        "random_walk": partial(laplace, laplacian=graph.Laplacian.RANDOM_WALK),
         "symmetric": partial(laplace, laplacian=graph.Laplacian.SYMMETRIC),
         "wnll": partial(laplace, reweighting=graph.WNLL()),
         "properly": partial(laplace, reweighting=graph.ProperlyWeighted()),
