@@ -1,0 +1,146 @@
+"""Distances of pairs of rows that survive: close rows, equal rows, half precision, two derivatives.
+
+Differences come first and are squared afterwards, never |x|^2 + |y|^2 - 2 <x, y>, which loses the
+digits of close rows; and nothing of size batch x batch is made. Knows tensors only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from weft._check import at_least_float32, check_finite, check_floating
+
+Metric = Callable[[Float[Tensor, "p d"], Float[Tensor, "p d"]], Float[Tensor, " p"]]
+"""A metric takes two tensors and returns the distance of each row of one to the same row of the
+other. Any such function will do; one that is to be differentiated consists of torch operations."""
+
+_CHUNK = {"cpu": 2**18}  # numbers that stay in a core's cache
+_LARGE_CHUNK = 2**25  # elsewhere, few large kernels
+
+
+@dataclass(frozen=True)
+class Euclidean:
+    """The metric sqrt(|x - y|^2 + epsilon^2): finite derivatives of every order, also at x = y.
+
+    The plain root has no derivative at x = y; this one has the gradient zero there and the second
+    derivative 1 / epsilon. Distances that are larger than epsilon are too long by less than
+    epsilon^2 / (2 |x - y|).
+
+    Args:
+        epsilon: the distance of equal rows, in their unit; positive.
+    """
+
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0:
+            raise ValueError(
+                f"`epsilon` must be positive, got {self.epsilon}: at zero, equal rows have no "
+                "gradient; take 1e-6."
+            )
+
+    def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor, " p"]:
+        """Return the distances."""
+        return ((x - y).square().sum(1) + self.epsilon**2).sqrt()
+
+
+_EUCLIDEAN = Euclidean()
+
+
+def manhattan(x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor, " p"]:
+    """Return sum |x - y|, the L1 metric."""
+    return (x - y).abs().sum(1)
+
+
+def chebyshev(x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor, " p"]:
+    """Return max |x - y|, the L-infinity metric."""
+    return (x - y).abs().amax(1)
+
+
+def cosine(x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor, " p"]:
+    """Return 1 - cos(x, y), as half the squared chord: close directions keep their digits.
+
+    A row of zeros has no direction: it is at 1/2 from all others, and at 0 from its like.
+    """
+    return (normalize(x, dim=1) - normalize(y, dim=1)).square().sum(1) / 2
+
+
+def pair_distances(
+    points: Float[Tensor, "n *shape"], pairs: Int[Tensor, "2 p"], metric: Metric = _EUCLIDEAN
+) -> Float[Tensor, " p"]:
+    """Return the distance of each pair of rows.
+
+    Differentiable as often as the metric: `Euclidean()` to any order. Without gradient, pairs are
+    taken in blocks, so that nothing of size pairs x width is made.
+
+    Args:
+        points: rows, flattened from the second axis on.
+        pairs: which rows; pairs may come twice.
+        metric: of two rows.
+
+    Returns:
+        Distances with the dtype and device of `points`; half precision gives float32, also inside
+        autocast.
+
+    Raises:
+        TypeError: `points` are not floating point, or `pairs` are not row numbers.
+        ValueError: NaN or infinite points, a pair of rows that are not there, or a metric that
+            does not return one number per pair.
+    """
+    points = flat_rows("points", points)
+    check_pairs(pairs, len(points))
+    return checked_distances(points, pairs, metric)
+
+
+def checked_distances(
+    points: Float[Tensor, "n d"], pairs: Int[Tensor, "2 p"], metric: Metric
+) -> Float[Tensor, " p"]:
+    """Do what `pair_distances` does, for points and pairs that are known to be sound."""
+    i, j = pairs
+    size = max(1, len(i))
+    if not (points.requires_grad and torch.is_grad_enabled()):
+        block = _CHUNK.get(points.device.type, _LARGE_CHUNK)
+        size = max(1, block // max(1, points.shape[1]))
+    with torch.autocast(points.device.type, enabled=False):
+        points = at_least_float32(points)
+        distances = torch.cat(
+            [
+                metric(points.index_select(0, one), points.index_select(0, other))
+                for one, other in zip(i.split(size), j.split(size), strict=True)
+            ]
+        )
+    if distances.shape != i.shape:
+        raise ValueError(
+            f"`metric` must return one number per pair, shape {tuple(i.shape)}, got "
+            f"{tuple(distances.shape)}: sum over the second axis."
+        )
+    return distances
+
+
+def flat_rows(name: str, tensor: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
+    """Return a tensor as rows of finite numbers, or say what else it is."""
+    if isinstance(tensor, Tensor) and tensor.ndim > 2:
+        tensor = tensor.flatten(1)
+    check_floating(name, tensor, "n d")
+    check_finite(name, tensor.detach())
+    return tensor
+
+
+def check_pairs(pairs: Tensor, num_rows: int) -> None:
+    """Refuse anything but two rows of row numbers."""
+    if not isinstance(pairs, Tensor) or pairs.dtype not in (torch.int32, torch.int64):
+        came = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
+        raise TypeError(f"`pairs` must be a tensor of row numbers, got {came}: call .long().")
+    if pairs.ndim != 2 or len(pairs) != 2:
+        raise ValueError(
+            f"`pairs` must have shape (2, p), got {tuple(pairs.shape)}: one pair per column."
+        )
+    if pairs.numel() and not (pairs.min() >= 0 and pairs.max() < num_rows):
+        raise ValueError(
+            f"`pairs` must be rows from 0 to {num_rows - 1}, got {int(pairs.min())} to "
+            f"{int(pairs.max())}: number the rows of this batch."
+        )
