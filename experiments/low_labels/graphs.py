@@ -4,9 +4,9 @@
     python experiments/low_labels/graphs.py --input encoder
     python experiments/low_labels/graphs.py --table
 
-The 10,000 images of `run.py`, five draws each of 1, 10 and 100 labels per class, four equations with
-their published settings. A constant bandwidth is the median distance to the k-th neighbour. Rows go
-to graphs.csv; what is there is not run again.
+The 10,000 images of `run.py`, five draws each of 1, 10 and 100 labels per class, four equations
+with their published settings. A constant bandwidth is the median distance to the k-th neighbour.
+Rows go to graphs.csv; what is there is not run again.
 """
 
 import argparse
