@@ -5,10 +5,16 @@ threat model, and quote the accuracy of a replay. Knows tensors; knows no heads.
 """
 
 from weft.robustness._attack import Result, Threat, attack
+from weft.robustness._auto_attack import AutoAttack
 from weft.robustness._ball import L2, Ball, LInf
+from weft.robustness._carlini_wagner import CarliniWagner
+from weft.robustness._coupling import Coupling, coupling
 from weft.robustness._gradient import APGD, FGSM, PGD, Method
 from weft.robustness._losses import FeatureDistance, Loss, cross_entropy, dlr, margin
-from weft.robustness._search import Predict, Scene, Search, View
+from weft.robustness._model_space import Defence, ModelSpace
+from weft.robustness._poison import PoisonedAnchors, PoisonedLabels, WithAnchors, poison_labels
+from weft.robustness._search import Predict, Scene, Search, UnderAttack, View
+from weft.robustness._square import Square
 from weft.robustness._threats import (
     IndependentRows,
     JointBatch,
@@ -23,25 +29,37 @@ __all__ = [
     "FGSM",
     "L2",
     "PGD",
+    "AutoAttack",
     "Ball",
+    "CarliniWagner",
+    "Coupling",
+    "Defence",
     "FeatureDistance",
     "IndependentRows",
     "JointBatch",
     "LInf",
     "Loss",
     "Method",
+    "ModelSpace",
     "NeighboursOnly",
+    "PoisonedAnchors",
+    "PoisonedLabels",
     "Predict",
     "RandomCompany",
     "Result",
     "Scene",
     "Search",
+    "Square",
     "SwapIn",
     "Threat",
+    "UnderAttack",
     "VictimOnly",
     "View",
+    "WithAnchors",
     "attack",
+    "coupling",
     "cross_entropy",
     "dlr",
     "margin",
+    "poison_labels",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from weft.robustness._ball import Ball
 from weft.robustness._gradient import Method
-from weft.robustness._search import Predict, Scene, Search, judge
+from weft.robustness._search import Predict, Scene, Search, UnderAttack, judge
 
 
 class Threat(Protocol):
@@ -102,8 +102,8 @@ def attack(
         inputs: pixels in [0, 1], float32 or float64.
         labels: their true classes.
         ball: `LInf(epsilon)` or `L2(epsilon)`.
-        method: `FGSM()`, `PGD()`, `APGD()`, `CarliniWagner()`, `Square()`, or any callable that
-            takes a `Search`.
+        method: `FGSM()`, `PGD()`, `APGD()`, `CarliniWagner()`, `Square()`, `ModelSpace()`,
+            `AutoAttack()`, or any callable that takes a `Search`.
         threat: who may move, and who counts: `JointBatch()`, `VictimOnly()` and the others.
         generator: for random starts and company; by default a new one with seed 0.
         progress: called after each scene, with the number done and of all.
@@ -114,9 +114,10 @@ def attack(
             not (n, classes), a module in training mode.
     """
     check_model(predict)
-    check_images(inputs, labels)
+    check_images("inputs", inputs)
+    check_labels(inputs, labels)
     generator = generator or torch.Generator().manual_seed(0)
-    model = _Counted(predict)
+    model = UnderAttack(predict)
     scenes = threat.scenes(inputs.detach(), labels, generator)
     moved, judged, before, claimed = [], [], [], []
     for done, scene in enumerate(scenes, start=1):
@@ -148,23 +149,6 @@ def attack(
     )
 
 
-class _Counted:
-    """The model under attack, its calls counted and the shape of its answers checked."""
-
-    def __init__(self, predict: Predict) -> None:
-        self.predict, self.calls = predict, 0
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        self.calls += 1
-        logits = self.predict(inputs)
-        if logits.ndim != 2 or len(logits) != len(inputs):
-            raise ValueError(
-                f"`predict` must return one row of logits per input, ({len(inputs)}, classes), got "
-                f"shape {tuple(logits.shape)}: wrap the model in a function that does."
-            )
-        return logits
-
-
 def check_model(predict: Predict) -> None:
     """Refuse a module in training mode, whose buffers and random state a call would change."""
     if not isinstance(predict, nn.Module):
@@ -177,25 +161,29 @@ def check_model(predict: Predict) -> None:
         )
 
 
-def check_images(inputs: Tensor, labels: Tensor) -> None:
-    """Refuse what is not pixels in [0, 1] with one class each."""
+def check_images(name: str, inputs: Tensor) -> None:
+    """Refuse what is not a batch of pixels in [0, 1]."""
     if not isinstance(inputs, Tensor) or inputs.dtype not in (torch.float32, torch.float64):
         came = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(
-            f"`inputs` must be float32 or float64 pixels in [0, 1], got {came}: "
+            f"`{name}` must be float32 or float64 pixels in [0, 1], got {came}: "
             "convert with .float(), and divide bytes by 255."
         )
     if inputs.ndim < 2 or len(inputs) == 0:
         raise ValueError(
-            f"`inputs` must be (n, ...) with n of 1 or more, got shape {tuple(inputs.shape)}: "
-            "add an axis with inputs[None]."
+            f"`{name}` must be (n, ...) with n of 1 or more, got shape {tuple(inputs.shape)}: "
+            "add an axis with [None]."
         )
     low, high = inputs.detach().aminmax()
     if not (low >= 0 and high <= 1):  # also refuses nan
         raise ValueError(
-            f"`inputs` must be pixels in [0, 1], got values from {low:g} to {high:g}: rescale, and "
+            f"`{name}` must be pixels in [0, 1], got values from {low:g} to {high:g}: rescale, and "
             "put what the model subtracts and divides by into the model."
         )
+
+
+def check_labels(inputs: Tensor, labels: Tensor) -> None:
+    """Refuse what is not one class per input."""
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         came = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"`labels` must be class numbers of type int64, got {came}: call .long().")

@@ -112,7 +112,8 @@ class APGD:
         surrogate: the model whose gradient is followed, if not the one under attack.
 
     Source: Croce, Hein, ICML 2020, algorithm 1, with its constants: momentum 0.75, share of
-        rising steps 0.75, checkpoints at 0, 0.22, ... of the steps.
+        rising steps 0.75, checkpoints at 0, 0.22, ... of the steps. There is no momentum across a
+        return to the best point, on which the paper is silent.
     """
 
     steps: int = 100
@@ -134,9 +135,10 @@ class APGD:
             self._climb(search, search.start())
 
     def _climb(self, search: Search, points: Tensor) -> None:
-        choose = search.scene.choose
+        choose, group = search.scene.choose, search.scene.group
         checkpoints = _checkpoints(self.steps)
-        value, gradient = search.gradient(points, self.loss, self.surrogate)
+        losses, gradient = search.gradient(points, self.loss, self.surrogate)
+        value = group(losses)
         best, best_value, best_gradient = points, value, gradient
         length = torch.full_like(value, 2 * search.ball.epsilon)
         rises = torch.zeros_like(value)  # since the last checkpoint
@@ -151,8 +153,8 @@ class APGD:
             share = 0.75 if step > 1 else 1.0  # no momentum yet
             following = points + share * (target - points) + (1 - share) * (points - before)
             before, points = points, search.project(following)
-            previous = value
-            value, gradient = search.gradient(points, self.loss, self.surrogate)
+            losses, gradient = search.gradient(points, self.loss, self.surrogate)
+            previous, value = value, group(losses)
             rises = rises + (value > previous)
             better = value > best_value
             best = choose(better, points, best)

@@ -5,6 +5,7 @@ batches makes a batch that nobody ever saw, and that the model may well get righ
 which rows belong together, and whole scenes are kept or dropped.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,33 @@ View = Callable[[Predict, Tensor], Tensor]
 """How a scene looks to a model: (model, moved rows) to outputs (views, k, classes)."""
 
 
+class UnderAttack:
+    """The model under attack, its calls counted and the shape of its answers checked."""
+
+    def __init__(self, predict: Predict, calls: list[int] | None = None) -> None:
+        self.predict, self._calls = predict, [0] if calls is None else calls
+
+    @property
+    def calls(self) -> int:
+        """Forward passes so far."""
+        return self._calls[0]
+
+    def become(self, predict: Predict) -> "UnderAttack":
+        """Return another model that counts into the same number, such as one with new anchors."""
+        return UnderAttack(predict, self._calls)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Ask the model."""
+        self._calls[0] += 1
+        logits = self.predict(inputs)
+        if logits.ndim != 2 or len(logits) != len(inputs):
+            raise ValueError(
+                f"`predict` must return one row of logits per input, ({len(inputs)}, classes), got "
+                f"shape {tuple(logits.shape)}: wrap the model in a function that does."
+            )
+        return logits
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """One problem for the attacker: rows that move, and rows that count.
@@ -40,6 +68,7 @@ class Scene:
             same as `craft`.
         independent: no row's output depends on another row, so that each may be kept by itself.
             Moving and counted rows are then the same.
+        least: climb the smallest loss of the views instead of their mean.
     """
 
     clean: Float[Tensor, "m *shape"]
@@ -48,6 +77,7 @@ class Scene:
     craft: View
     judge: View
     independent: bool = False
+    least: bool = False
 
     def group(self, values: Float[Tensor, " k"]) -> Float[Tensor, " g"]:
         """Average over rows that stand and fall together: all of them, or none if independent."""
@@ -65,8 +95,9 @@ class Search:
 
     Every point that a method asks about, and that lies in the ball, is a candidate. Candidates are
     compared by the model under attack itself, whatever loss or surrogate led to them: more wrong
-    rows first, then a larger mean margin. For independent rows each row keeps its own best;
-    otherwise a whole scene is kept, and the accuracy noted is one that the model really had.
+    rows first, then a larger mean margin, or where the ball has no bound a smaller distance. For
+    independent rows each row keeps its own best; otherwise a whole scene is kept, and the
+    accuracy noted is one that the model really had.
 
     Args:
         predict: the model under attack.
@@ -87,7 +118,7 @@ class Search:
                 f"`labels` must be below the number of classes, {outputs.shape[2]} of 2 or more, "
                 f"got {most}: does the model predict these labels?"
             )
-        self._wrong, self._margins, self._score = self._judge(outputs)
+        self._wrong, self._margins, self._score = self._judge(self.best, outputs)
 
     @property
     def clean(self) -> Float[Tensor, "m *shape"]:
@@ -107,12 +138,13 @@ class Search:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to find: every row wrong in every view, as deployed."""
-        return self.scene.craft is self.scene.judge and bool((self._wrong == 1).all())
+        known = self.scene.craft is self.scene.judge and self.ball.epsilon < math.inf
+        return known and bool((self._wrong == 1).all())
 
     def gradient(
         self, points: Float[Tensor, "m *shape"], loss: Loss, surrogate: Predict | None = None
-    ) -> tuple[Float[Tensor, " g"], Float[Tensor, "m *shape"]]:
-        """Return each group's loss and the gradient of the summed losses in the moving rows.
+    ) -> tuple[Float[Tensor, " k"], Float[Tensor, "m *shape"]]:
+        """Return each counted row's loss and the gradient of their sum in the moving rows.
 
         Args:
             points: inside ball and box.
@@ -138,7 +170,7 @@ class Search:
             self._offer(points, outputs.detach())
         else:
             self.offer(points)
-        return self.scene.group(losses.detach()), gradient
+        return losses.detach(), gradient
 
     @torch.no_grad()
     def value(
@@ -166,7 +198,7 @@ class Search:
         return self.ball.sample(self.clean, self.generator)
 
     def _offer(self, points: Tensor, outputs: Tensor) -> None:
-        wrong, margins, score = self._judge(outputs)
+        wrong, margins, score = self._judge(points, outputs)
         better = (score[0] > self._score[0]) | (
             (score[0] == self._score[0]) & (score[1] > self._score[1])
         )
@@ -175,13 +207,16 @@ class Search:
         self._margins = torch.where(better, margins, self._margins)
         self._score = torch.where(better, score, self._score)
 
-    def _judge(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _judge(self, points: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wrong, margins = judge(outputs, self.scene.labels)
-        return wrong, margins, torch.stack([self.scene.group(wrong), self.scene.group(margins)])
+        second = margins
+        if self.ball.epsilon == math.inf:
+            second = -self.ball.distance(points, self.clean)
+        return wrong, margins, torch.stack([self.scene.group(wrong), self.scene.group(second)])
 
     def _losses(self, outputs: Tensor, loss: Loss) -> Tensor:
-        views = [loss(view, self.scene.labels) for view in outputs]
-        return torch.stack(views).mean(0)
+        views = torch.stack([loss(view, self.scene.labels) for view in outputs])
+        return views.amin(0) if self.scene.least else views.mean(0)
 
     def _outputs(self, model: Predict, points: Tensor) -> Tensor:
         return self.scene.craft(model, points)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.robustness._gradient import check_count
-from weft.robustness._search import Predict, Scene
+from weft.robustness._search import Predict, Scene, UnderAttack
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,7 @@ class RandomCompany:
         unseen: companies that decide; a row may be wrong in a share of them.
         victims: how many inputs are attacked, drawn at random; `None`: each of them.
         draw_model: where the anchors are random too: draws a model, given a generator. These
-            models are then asked in the place of the one given to `attack`, and not counted in
-            `calls`.
+            models are then asked in the place of the one given to `attack`.
 
     Source: Athalye, Engstrom, Ilyas, Kwok, ICML 2018.
     """
@@ -260,7 +259,9 @@ def _beside(companies: Sequence[Tensor], models: Sequence[Predict] | None = None
     """See the moved row at the head of each company, each through its own model if there are."""
 
     def view(model: Predict, moved: Tensor) -> Tensor:
-        chosen = models or [model] * len(companies)
+        chosen = [model] * len(companies)
+        if models is not None and isinstance(model, UnderAttack):  # a surrogate stays itself
+            chosen = [model.become(one) for one in models]
         return torch.stack(
             [
                 one(torch.cat([moved, mates]))[: len(moved)]
