@@ -4,6 +4,7 @@ Rules see plain tensors with one batch axis, whatever transform of torch.func is
 axes are folded into the batch, so a solver is called once for all.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,14 +57,15 @@ def solve_discrete(
     solver = as_solver(solver)
     check_costs(costs, mask, solver.item_dims)
     item = costs.shape[costs.ndim - solver.item_dims :]
-    flat = costs.reshape(-1, *item) if costs.numel() else costs.reshape(0, *item)
+    batched = costs.ndim == solver.item_dims + 1  # then autograd is spared two views
+    flat = costs if batched else costs.reshape(-1 if costs.numel() else 0, *item)
     if mask is not None:
         mask = mask.expand(costs.shape).reshape(flat.shape)
         # No rule reads what lies outside, and no gradient goes there.
         flat = flat.where(mask, 0.0)
     call = _Call(solver, rule, log if log is not None else SolverLog())
     solution = _Discrete.apply(-flat if maximize else flat, mask, call)[0]  # pyright: ignore
-    return solution.reshape(costs.shape)
+    return solution if batched else solution.reshape(costs.shape)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ class _Pull(torch.autograd.Function):
         mask, *tensors = _fold(info.batch_size, dims, mask, *tensors)  # pyright: ignore
         pulled: Any = _Pull.apply(mask, call, *tensors)
         return pulled.unflatten(0, (info.batch_size, -1)), 0
+
+
+for _function in (_Discrete, _Pull):
+    # torch binds the arguments of every call, and reads the signature anew if it is not kept.
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # pyright: ignore
 
 
 def _fold(count: int, dims: tuple[int | None, ...], *tensors: Tensor | None) -> list[Any]:
