@@ -8,6 +8,7 @@ from weft.robustness._attack import Result, Threat, attack
 from weft.robustness._auto_attack import AutoAttack
 from weft.robustness._ball import L2, Ball, LInf
 from weft.robustness._carlini_wagner import CarliniWagner
+from weft.robustness._company import NeighboursOnly, RandomCompany, SwapIn, VictimOnly
 from weft.robustness._coupling import Coupling, coupling
 from weft.robustness._gradient import APGD, FGSM, PGD, Method
 from weft.robustness._losses import FeatureDistance, Loss, cross_entropy, dlr, margin
@@ -15,14 +16,8 @@ from weft.robustness._model_space import Defence, ModelSpace
 from weft.robustness._poison import PoisonedAnchors, PoisonedLabels, WithAnchors, poison_labels
 from weft.robustness._search import Predict, Scene, Search, UnderAttack, View
 from weft.robustness._square import Square
-from weft.robustness._threats import (
-    IndependentRows,
-    JointBatch,
-    NeighboursOnly,
-    RandomCompany,
-    SwapIn,
-    VictimOnly,
-)
+from weft.robustness._threats import IndependentRows, JointBatch
+from weft.robustness._worst import Worst, worst_case
 
 __all__ = [
     "APGD",
@@ -56,10 +51,12 @@ __all__ = [
     "VictimOnly",
     "View",
     "WithAnchors",
+    "Worst",
     "attack",
     "coupling",
     "cross_entropy",
     "dlr",
     "margin",
     "poison_labels",
+    "worst_case",
 ]

@@ -43,6 +43,7 @@ class Result:
             under `VictimOnly`, all its mates under `NeighboursOnly`.
         rows: which of the inputs counted.
         labels: their classes.
+        groups: a number per row; rows that stand and fall together have the same.
         success: 1 where the replay is wrong, 0 where right; between them, the share of drawn
             companies in which it is wrong.
         margin: largest wrong logit minus the label's, in the replay; positive where it is wrong.
@@ -62,6 +63,7 @@ class Result:
     moved: tuple[Float[Tensor, "m *shape"], ...]
     rows: Int[Tensor, " k"]
     labels: Int[Tensor, " k"]
+    groups: Int[Tensor, " k"]
     success: Float[Tensor, " k"]
     margin: Float[Tensor, " k"]
     clean_wrong: Float[Tensor, " k"]
@@ -139,6 +141,7 @@ def attack(
         moved=tuple(moved),
         rows=torch.cat([scene.rows for scene in scenes]),
         labels=torch.cat([scene.labels for scene in scenes]),
+        groups=_groups(scenes),
         success=success,
         margin=torch.cat([margins for _, margins in judged]),
         clean_wrong=torch.cat(before),
@@ -147,6 +150,15 @@ def attack(
         replayed_accuracy=1 - success.double().mean().item(),
         calls=model.calls,
     )
+
+
+def _groups(scenes: Sequence[Scene]) -> Tensor:
+    numbers, first = [], 0
+    for scene in scenes:
+        own = torch.arange(len(scene.labels), device=scene.labels.device)
+        numbers.append(first + own * scene.independent)
+        first += len(own)
+    return torch.cat(numbers)
 
 
 def check_model(predict: Predict) -> None:
