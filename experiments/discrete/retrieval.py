@@ -50,6 +50,7 @@ class Method:
     rule: Rule = Identity(Projection.NONE)  # noqa: RUF009, frozen
     noise: float = 0.0
     projection: Projection = Projection.NONE
+    flat: bool = False  # whether items that stand right have no gradient
     steps: float = 1.0
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -102,7 +103,7 @@ def train(method: Method, pictures: Tensor, seed: int, log: SolverLog) -> nn.Mod
             scores = noise_margin(scores, method.noise, generator=generator)
             scores = project_costs(scores, Ranking(), method.projection)
             ranks = solve_discrete(scores, Ranking(), method.rule, log=log)
-            loss = recall_loss(ranks, same).mean()
+            loss = recall_loss(ranks, same, flat=method.flat).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -171,25 +172,45 @@ def softsort(temperature: float) -> Method:
     return Method(StraightThrough(partial(soft_ranks, temperature=temperature)))
 
 
+STD = Projection.STD
 PROJECTIONS = {p.value: p for p in list(Projection)[:4]}
+TUNED = {"none": 2.5, "mean": 2.5, "norm": 2.5, "std": 25.0}
 METHODS = {
     "untrained": Method(steps=0.0),
     **{f"Identity, {name}": identity(p) for name, p in PROJECTIONS.items()},
     "Identity, none, noise 0.01": identity(Projection.NONE, noise=0.01),
-    "Identity, std, noise 0.01": identity(Projection.STD, noise=0.01),
-    **{f"Blackbox, {name}": blackbox(25.0, p) for name, p in PROJECTIONS.items()},
+    "Identity, std, noise 0.01": identity(STD, noise=0.01),
+    **{f"Identity, {name}, flat": identity(p, flat=True) for name, p in PROJECTIONS.items()},
+    "Identity, norm, flat, noise 0.01": identity(Projection.NORM, flat=True, noise=0.01),
+    "Identity, std, flat, twice the steps": identity(STD, flat=True, steps=2.0),
+    **{f"Blackbox, {name}": blackbox(TUNED[name], p) for name, p in PROJECTIONS.items()},
     "Blackbox, none, noise 0.01": blackbox(25.0, Projection.NONE, noise=0.01),
-    "Blackbox, std, noise 0.01": blackbox(25.0, Projection.STD, noise=0.01),
-    "Blackbox, std, half the steps": blackbox(25.0, Projection.STD, steps=0.5),
-    "SoftSort straight through": softsort(0.1),
-    "contrastive": Method(loss=partial(contrastive, margin=1.0)),
+    "Blackbox, std, noise 0.01": blackbox(25.0, STD, noise=0.01),
+    "Blackbox, none, flat, noise 0.01": blackbox(25.0, Projection.NONE, flat=True, noise=0.01),
+    "Blackbox, std, half the steps": blackbox(25.0, STD, steps=0.5),
+    "Blackbox, none, noise 0.01, half the steps": blackbox(
+        25.0, Projection.NONE, noise=0.01, steps=0.5
+    ),
+    "SoftSort straight through": softsort(0.02),
+    "contrastive": Method(loss=partial(contrastive, margin=0.5)),
     "triplet": Method(loss=partial(triplet, margin=0.2)),
-    "multi-similarity": Method(loss=partial(multi_similarity, alpha=2.0, beta=50.0)),
+    "multi-similarity": Method(loss=partial(multi_similarity, alpha=2.0, beta=10.0)),
 }
-TRIALS = {
+STRENGTHS, NOISES = (2.5, 25.0, 250.0), (0.01, 0.1)
+TRIALS = {  # 24 of Identity, 24 of Blackbox
+    **{
+        f"Identity, {name}{', flat' * flat}{f', noise {m}' * bool(m)}": identity(
+            p, noise=m, flat=flat
+        )
+        for (name, p), flat, m in product(PROJECTIONS.items(), (False, True), (0.0, *NOISES))
+    },
     **{
         f"Blackbox {s:g}, {name}": blackbox(s, p)
-        for (name, p), s in product(PROJECTIONS.items(), (2.5, 25.0, 250.0))
+        for (name, p), s in product(PROJECTIONS.items(), STRENGTHS)
+    },
+    **{
+        f"Blackbox {s:g}, {name}, noise {m}": blackbox(s, PROJECTIONS[name], noise=m)
+        for name, s, m in product(("none", "std"), STRENGTHS, NOISES)
     },
     **{f"SoftSort {t}": softsort(t) for t in (0.02, 0.1, 0.5)},
     **{f"contrastive {m}": Method(loss=partial(contrastive, margin=m)) for m in (0.5, 1.0, 1.3)},
@@ -206,4 +227,4 @@ def jobs(methods: Mapping[str, Method]) -> dict[tuple[str, str], Job]:
 
 
 if __name__ == "__main__":
-    main("retrieval", jobs(METHODS), {"omniglot": 3}, jobs(TRIALS))
+    main("retrieval", jobs(METHODS), {"omniglot": 6}, jobs(TRIALS))

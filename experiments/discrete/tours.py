@@ -46,10 +46,11 @@ GEO = ("burma14", "ulysses16", "ulysses22")
 
 @dataclass(frozen=True)
 class Problem:
-    """How many places a tour has, and the noise in the gradient, in units of one instance's."""
+    """How many places a tour has, and what is wrong in training: labels, or the gradient."""
 
     k: int
-    gradient_noise: float = 0.0
+    gradient_noise: float = 0.0  # in units of one instance's gradient
+    flipped: float = 0.0  # share of the edges that a label has, or has not, wrongly
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def train(
     rule = method.rule(generator)
     true_points = worlds.points(worlds.train)
     tours = Tour()(distances(true_points))
+    wrong = torch.rand(tours.shape, generator=Generator().manual_seed(2)) < problem.flipped
+    tours = tours.where(~wrong, 1 - tours)
     epochs, lengths = round(EPOCHS * method.epochs), []
     for step in range(epochs * STEPS_PER_EPOCH):
         rows = torch.randint(worlds.train.shape[1], (BATCH,), generator=generator)
@@ -255,6 +258,7 @@ PROBLEMS = {
     "5 places": Problem(5),
     "5 places, gradient noise 0.25": Problem(5, 0.25),
     "5 places, gradient noise 12.5": Problem(5, 12.5),
+    "5 places, a tenth of labels flipped": Problem(5, flipped=0.1),
     "8 places": Problem(8),
 }
 
@@ -268,5 +272,7 @@ if __name__ == "__main__":
     everything = jobs(METHODS, "5 places")
     for problem in list(PROBLEMS)[1:]:
         everything |= jobs(few, problem)
-    counts = dict.fromkeys(PROBLEMS, 4) | {"5 places": 10}
-    main("tours", everything, counts, jobs(TRIALS, "5 places"))
+    counts = dict.fromkeys(PROBLEMS, 10) | {"8 places": 4}
+    corrupted = {name: TRIALS[name] for name in TRIALS if "Blackbox" in name}
+    trials = jobs(TRIALS, "5 places") | jobs(corrupted, "5 places, gradient noise 0.25")
+    main("tours", everything, counts, trials)
