@@ -159,7 +159,9 @@ class Search:
             leaf = points.detach().requires_grad_()
             outputs = self._outputs(surrogate or self.predict, leaf)
             losses = self._losses(outputs, loss)
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+            gradient = None
+            if losses.requires_grad:
+                (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
         if gradient is None:
             raise ValueError(
                 "The model's logits must be differentiable in its inputs, got none that depend on "
