@@ -4,7 +4,7 @@ Neighbours, weights and the solve are timed end to end, once per method, since e
 accuracy is that on the rows without label. Each method runs in a process of its own.
 
 - weft, exact: exact neighbours, residual 1e-8, class masses normalised.
-- weft, index: FAISS's inverted file, 90 % of the true neighbours demanded; the same else.
+- weft, index: FAISS's inverted file, 95 % of the true neighbours demanded; the same else.
 - GraphLearning, with --peer: PATH is a Python that has `graphlearning`: its approximate neighbours
   and Laplace learning as they come, and with its class priors.
 - LabelSpreading of scikit-learn, with its k-nearest-neighbour kernel as it comes.
@@ -52,7 +52,7 @@ def weft(inputs: np.ndarray, classes: np.ndarray, rows: np.ndarray, index: bool)
         laplace_learning,
     )
 
-    search = FaissNeighbors(probes=24, least_recall=0.9) if index else ExactNeighbors()
+    search = FaissNeighbors(least_recall=0.95) if index else ExactNeighbors()
     clock = time.perf_counter()
     with torch.no_grad():
         graph = knn_graph(torch.from_numpy(inputs), K, neighbors=search)

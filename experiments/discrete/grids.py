@@ -263,4 +263,4 @@ def jobs(methods: dict[str, Method], problems: Iterable[str]) -> dict[tuple[str,
 if __name__ == "__main__":
     few = {name: METHODS[name] for name in FEW}
     everything = jobs(METHODS, ["terrain 12", "maps"]) | jobs(few, ["terrain 30"])
-    main("grids", everything, {problem: 3 for problem in PROBLEMS}, jobs(TRIALS, ["terrain 12"]))
+    main("grids", everything, dict.fromkeys(PROBLEMS, 6), jobs(TRIALS, ["terrain 12"]))

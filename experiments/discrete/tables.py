@@ -42,6 +42,7 @@ TABLES = {
         Column("unseen, whole: length", "5 places", "unseen ratio"),
         Column("gradient noise 0.25", "5 places, gradient noise 0.25", "right"),
         Column("gradient noise 12.5", "5 places, gradient noise 12.5", "right"),
+        Column("labels flipped", "5 places, a tenth of labels flipped", "right"),
         Column("8 places", "8 places", "right"),
     ],
     "matching": [
@@ -84,6 +85,14 @@ PAIRS = [  # experiment, problem, measure, one method less another
     ("tours", "5 places", "right", "Identity, affine norm", "Blackbox, noise 0.2"),
     ("tours", "5 places", "right", "Identity, affine norm", "Blackbox, affine norm"),
     ("tours", "5 places", "right", "Identity, affine norm", "Blackbox, noise 0.2, half the epochs"),
+    *(
+        ("tours", problem, "right", "Identity, affine norm", "Blackbox, std, noise 0.2")
+        for problem in (
+            "5 places, gradient noise 0.25",
+            "5 places, gradient noise 12.5",
+            "5 places, a tenth of labels flipped",
+        )
+    ),
     ("tours", "8 places", "right", "Identity, affine norm", "Blackbox, noise 0.2"),
     ("matching", "points", "right", "Identity, affine norm", "Identity"),
     ("matching", "points", "right", "Identity, affine norm", "Identity, norm"),
@@ -91,9 +100,19 @@ PAIRS = [  # experiment, problem, measure, one method less another
     ("matching", "points", "right", "Identity, noise 1", "Blackbox, noise 1"),
     ("matching", "points", "right", "Identity, noise 1", "Blackbox, noise 1, half the steps"),
     ("house", "patches", "right at 90", "Identity, affine norm", "Blackbox, affine norm"),
-    ("retrieval", "omniglot", "recall at 1", "Identity, std", "Blackbox, std"),
-    ("retrieval", "omniglot", "recall at 1", "Identity, std", "Blackbox, std, half the steps"),
-    ("retrieval", "omniglot", "recall at 1", "Identity, std", "multi-similarity"),
+    *(
+        ("retrieval", "omniglot", "recall at 1", "Identity, std, flat", other)
+        for other in (
+            "Identity, std",
+            "Blackbox, std",
+            "Blackbox, none, noise 0.01",
+            "Blackbox, std, half the steps",
+            "Blackbox, none, noise 0.01, half the steps",
+            "SoftSort straight through",
+            "contrastive",
+            "triplet",
+        )
+    ),
     ("subsets", "digits", "bound", "Identity, std", "I-MLE 100"),
     ("subsets", "mnist", "bound", "Identity, std", "I-MLE 100"),
     ("explain", "bibtex", "loss", "Identity, std", "Identity"),

@@ -251,6 +251,7 @@ def test_faiss_and_recall_give_the_same_in_blocks(generator, monkeypatch, block)
     whole = FaissNeighbors(cells=10)(features, 5)
     share = recall(whole, features)
     monkeypatch.setattr("weft.graph._approximate._BLOCK", block)
+    monkeypatch.setattr("weft.graph._approximate._CHECKED", block)
     assert torch.equal(FaissNeighbors(cells=10)(features, 5), whole)
     assert recall(whole, features) == share
 
@@ -268,10 +269,33 @@ def test_faiss_refuses_a_recall_that_is_no_share(least):
         FaissNeighbors(least_recall=least)
 
 
-def test_faiss_refuses_no_cells_or_probes():
-    for wrong in ({"cells": 0}, {"probes": 0}):
-        with pytest.raises(ValueError, match="`cells` and `probes` must be positive, got"):
-            FaissNeighbors(**wrong)
+@pytest.mark.parametrize("wrong", ["cells", "probes", "components"])
+def test_faiss_refuses_no_cells_probes_or_components(wrong):
+    with pytest.raises(ValueError, match="`cells`, `probes` and `components` must be positive"):
+        FaissNeighbors(**{wrong: 0})
+
+
+def test_faiss_compares_candidates_of_principal_components_in_full(generator):
+    pytest.importorskip("faiss")
+    inside = torch.randn(3000, 8, generator=generator) @ torch.randn(8, 90, generator=generator)
+    features = inside + torch.randn(3000, 90, generator=generator)
+    search = FaissNeighbors(cells=10, probes=10, components=8)
+    found = search(features, 10)
+    by_components = torch.pca_lowrank(features, q=8, niter=10)
+    projected = (features - features.mean(0)) @ by_components[2]
+    alone = ExactNeighbors()(projected, 10)
+    assert recall(found, features) > 0.99
+    assert recall(alone, features) < 0.9  # the same 8 directions
+    distances = (features[found] - features[:, None]).norm(dim=2)
+    assert (distances.diff(dim=1) > -1e-5).all()  # in order by all 90
+
+
+def test_faiss_searches_no_wider_features_as_they_are(generator):
+    pytest.importorskip("faiss")
+    features = faiss_features(generator)
+    found = FaissNeighbors(components=3)(features, 10)
+    assert torch.equal(found, FaissNeighbors()(features, 10))
+    assert not torch.equal(found, FaissNeighbors(components=1)(features, 10))
 
 
 def test_drop_self_keeps_the_order_of_the_others():

@@ -47,8 +47,8 @@ def clusters(
 ) -> tuple[Tensor, Tensor]:
     """Points of three overlapping classes in the box, and their classes."""
     labels = torch.arange(count) % 3
-    centres = torch.rand(3, 6, generator=torch.Generator().manual_seed(8), dtype=dtype)
-    noise = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    centres = torch.rand(3, 6, generator=torch.Generator().manual_seed(8)).to(dtype)
+    noise = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)).to(dtype)
     return (0.25 + 0.5 * centres[labels] + 0.12 * noise).clamp(0, 1), labels
 
 

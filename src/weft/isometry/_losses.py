@@ -108,7 +108,7 @@ def isometry_loss(
         target = choose_target(inputs, labels, pairs, metric, reduction, generator)
         check_one_batch(len(inputs), len(features))
     else:
-        target = _given_target(distances, pairs, len(features), reduction)
+        target = given_target(distances, pairs, len(features), reduction)
         if not differentiate_inputs:
             target = target._replace(distances=target.distances.detach())
     return compare(target, features, discrepancy, feature_metric)
@@ -155,7 +155,7 @@ def check_one_batch(num_inputs: int, num_features: int) -> None:
         )
 
 
-def _given_target(
+def given_target(
     distances: Tensor, pairs: Pairs | Tensor, num_rows: int, reduction: Reduction
 ) -> Target:
     if not isinstance(pairs, Tensor):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from weft.logits._batch import check_batch
 from weft.logits._bounds import Bounds, BySize, warn_of_collapse
-from weft.logits._groups import group
+from weft.logits._groups import balance, group
 from weft.logits._stats import ClassStats
 
 _BY_SIZE = BySize()
@@ -128,27 +128,27 @@ class LPL(Bounded):
         """Return the shift of each sample, in memory of its own."""
         groups = group(targets, self.stats.num_classes, logits.dtype)
         probabilities = logits.softmax(1)
-        signed = self.signed_bounds(probabilities, targets).to(logits.dtype)
-        signed = signed.index_select(0, groups.classes)[:, None]
-        own = groups.classes[:, None]
+        signed = self.signed_bounds(probabilities, targets)
+        if groups.classes is not None:
+            signed = signed.index_select(0, groups.classes)
         shifts = None  # of each row's class
         for _ in range(self.steps):
             if shifts is not None:
                 probabilities = (logits + groups.spread(shifts)).softmax(1)
             # This row becomes g_c times the class's mass; its entry at c is minus the sum of the
             # others, because p_c - 1 would cancel near p_c = 1.
-            row = groups.sums(probabilities).scatter_(1, own, 0.0)
-            row.scatter_(1, own, -row.sum(1, keepdim=True))
+            row = balance(groups.sums(probabilities), groups.classes)
             if self.normalize:
-                length = torch.linalg.vector_norm(row, dim=1, keepdim=True)
+                length = torch.linalg.vector_norm(row, dim=1).clamp_min_(_FITTED)
             else:
-                length = groups.mass()[:, None].to(row.dtype)
-            row *= signed / (self.steps * length.clamp_min(_FITTED))
+                length = groups.mass().to(row.dtype).clamp_min_(_FITTED)
+            row *= torch.div(signed, self.steps * length, out=length)[:, None]
             shifts = row if shifts is None else shifts.add_(row)
         assert shifts is not None  # there is a step
         if not self.normalize:
-            reached = torch.linalg.vector_norm(shifts, dim=1, keepdim=True)
-            shifts *= torch.where(reached > signed.abs(), signed.abs() / reached, 1.0)
+            reached = torch.linalg.vector_norm(shifts, dim=1)
+            furthest = signed.abs().to(reached.dtype)
+            shifts *= torch.where(reached > furthest, furthest / reached, 1.0)[:, None]
         return groups.spread(shifts)
 
     def extra_repr(self) -> str:

@@ -17,8 +17,8 @@ class Groups(Protocol):
     """Rows that each stand for a class; in a distributed training, of the batches together."""
 
     @property
-    def classes(self) -> Int[Tensor, " m"]:
-        """The class of each row."""
+    def classes(self) -> Int[Tensor, " m"] | None:
+        """The class of each row; None: there is a row for every class, in order."""
         ...
 
     def mass(self) -> Float[Tensor, " m"]:
@@ -36,16 +36,17 @@ class Groups(Protocol):
 
 @dataclass(frozen=True)
 class _ByClass:
-    """A row per class, absent ones too; `places` are the samples' rows."""
+    """A row per class, or per class that is present; `places` are the samples' rows."""
 
-    classes: Int[Tensor, " m"]
+    classes: Int[Tensor, " m"] | None
     places: Int[Tensor, " n"]
+    num_rows: int
 
     def mass(self) -> Tensor:
-        return sum_over_processes(self.places.bincount(minlength=len(self.classes)))
+        return sum_over_processes(self.places.bincount(minlength=self.num_rows))
 
     def sums(self, values: Tensor) -> Tensor:
-        sums = values.new_zeros(len(self.classes), values.shape[1])
+        sums = values.new_zeros(self.num_rows, values.shape[1])
         return sum_over_processes(sums.index_add_(0, self.places, values))
 
     def spread(self, rows: Tensor) -> Tensor:
@@ -76,9 +77,9 @@ class _BySample:
 
 @dataclass(frozen=True)
 class _ByShare:
-    """A row per class, where samples have shares of several (soft targets)."""
+    """A row per class, or per class present, where samples have shares of several."""
 
-    classes: Int[Tensor, " m"]
+    classes: Int[Tensor, " m"] | None
     shares: Float[Tensor, "n m"]
 
     def mass(self) -> Tensor:
@@ -97,20 +98,32 @@ def group(
     targets: Int[Tensor, " n"] | Float[Tensor, "n c"], num_classes: int, dtype: torch.dtype
 ) -> Groups:
     """Group the samples of a checked batch; `dtype` is that of the values to come."""
-    soft, device = targets.ndim == 2, targets.device
+    soft = targets.ndim == 2
     # Measured: with fewer than two samples per class, rows for classes cost more than they save.
     if 2 * num_classes <= len(targets) and not distributed():
-        classes = torch.arange(num_classes, device=device)
-        return _ByShare(classes, targets.to(dtype)) if soft else _ByClass(classes, targets)
+        if soft:
+            return _ByShare(None, targets.to(dtype))
+        return _ByClass(None, targets, num_classes)
     if soft or distributed():  # rows for classes present in any process
         mass = targets.sum(0) if soft else targets.bincount(minlength=num_classes)
         classes = sum_over_processes(mass).nonzero().squeeze(1)
         if soft:
             return _ByShare(classes, targets[:, classes].to(dtype))
-        return _ByClass(classes, torch.searchsorted(classes, targets))
-    samples = torch.arange(len(targets), device=device)
-    last = samples.new_empty(num_classes)
-    last[targets] = samples  # any sample of the class will do
-    others = last[targets]
+        return _ByClass(classes, torch.searchsorted(classes, targets), len(classes))
+    samples = torch.arange(len(targets), device=targets.device)
+    # Any sample of the class will do; gather and scatter_ cost a third of indexing by brackets.
+    others = samples.new_empty(num_classes).scatter_(0, targets, samples).gather(0, targets)
     repeats = (others != samples).nonzero().squeeze(1)
-    return _BySample(targets, repeats, others[repeats])
+    return _BySample(targets, repeats, others.index_select(0, repeats))
+
+
+def balance(rows: Float[Tensor, "m c"], classes: Int[Tensor, " m"] | None) -> Float[Tensor, "m c"]:
+    """Set the entry of each row's own class to minus the sum of the others, in place."""
+    if classes is None:
+        own = rows.diagonal()
+        own.zero_()
+        torch.neg(rows.sum(1), out=own)
+        return rows
+    own = classes[:, None]
+    rows.scatter_(1, own, 0.0)
+    return rows.scatter_(1, own, rows.sum(1, keepdim=True).neg_())

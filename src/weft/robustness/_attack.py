@@ -80,7 +80,7 @@ class Result:
     @property
     def clean_accuracy(self) -> float:
         """Accuracy on the rows that count, without attack, in the same company."""
-        return 1 - self.clean_wrong.double().mean().item()
+        return (1 - self.clean_wrong.double()).mean().item()
 
 
 def attack(
@@ -146,8 +146,8 @@ def attack(
         margin=torch.cat([margins for _, margins in judged]),
         clean_wrong=torch.cat(before),
         distance=torch.cat([ball.distance(found, scene.clean) for found, scene in pairs]),
-        claimed_accuracy=1 - torch.cat(claimed).double().mean().item(),
-        replayed_accuracy=1 - success.double().mean().item(),
+        claimed_accuracy=(1 - torch.cat(claimed).double()).mean().item(),
+        replayed_accuracy=(1 - success.double()).mean().item(),
         calls=model.calls,
     )
 

@@ -5,7 +5,7 @@ Knows tensors. All operations act on each row by itself; none is differentiated.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -137,15 +137,17 @@ def as_rows(values: Float[Tensor, " n"], like: Float[Tensor, "n *shape"]) -> Ten
 
 
 def draw_uniform(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw uniform numbers in the shape of `like`, on the generator's device, and bring them."""
-    drawn = torch.rand(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return drawn.to(like.device)
+    """Draw uniform numbers in the shape of `like`, the same for each dtype and device."""
+    return torch.rand(like.shape, **_source(generator)).to(like)
 
 
 def draw_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw normal numbers in the shape of `like`, on the generator's device, and bring them."""
-    drawn = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return drawn.to(like.device)
+    """Draw normal numbers in the shape of `like`, the same for each dtype and device."""
+    return torch.randn(like.shape, **_source(generator)).to(like)
+
+
+def _source(generator: torch.Generator) -> dict[str, Any]:
+    return {"generator": generator, "device": generator.device, "dtype": torch.float32}
 
 
 def _check_epsilon(epsilon: float) -> None:
