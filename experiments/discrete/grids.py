@@ -250,6 +250,8 @@ FEW = (
 )
 PROBLEMS = {
     "terrain 12": Problem(smooth_terrain, 12, 0.15, 1000, 20),
+    "terrain 18": Problem(smooth_terrain, 18, 0.15, 600, 20),
+    "terrain 24": Problem(smooth_terrain, 24, 0.15, 400, 20),
     "terrain 30": Problem(smooth_terrain, 30, 0.15, 300, 20),
     "maps": Problem(map_windows, 16, 0.5, 600, 20),
 }
@@ -262,5 +264,6 @@ def jobs(methods: dict[str, Method], problems: Iterable[str]) -> dict[tuple[str,
 
 if __name__ == "__main__":
     few = {name: METHODS[name] for name in FEW}
-    everything = jobs(METHODS, ["terrain 12", "maps"]) | jobs(few, ["terrain 30"])
+    larger = ["terrain 18", "terrain 24", "terrain 30"]
+    everything = jobs(METHODS, ["terrain 12", "maps"]) | jobs(few, larger)
     main("grids", everything, dict.fromkeys(PROBLEMS, 6), jobs(TRIALS, ["terrain 12"]))

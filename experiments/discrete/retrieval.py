@@ -6,6 +6,9 @@ Each picture of a batch asks for the others of its class; all are ranked by thei
 loss looks at the ranks alone. Trained on the 96 characters of Balinese, Early Aramaic, Greek and
 Latin, tested on the 40 of Korean. Settings are chosen (`--tuning`) on Latin, without which they
 are then trained.
+
+The last methods are the losses of pytorch-metric-learning. They run where it can be imported, such
+as from a folder in PYTHONPATH, and all others without it.
 """
 
 import zipfile
@@ -21,7 +24,7 @@ import torch
 from PIL import Image
 from rows import FIRST_TUNING_SEED, Job, data_root, main, one_by_one
 from torch import Generator, Tensor, nn
-from torch.nn.functional import normalize, relu
+from torch.nn.functional import normalize
 
 from weft.discrete import (
     Blackbox,
@@ -45,14 +48,14 @@ TRAIN = ("Balinese", "Early_Aramaic", "Greek")
 
 @dataclass(frozen=True)
 class Method:
-    """How a ranking is differentiated, or a loss on cosines that does without."""
+    """How a ranking is differentiated, or what makes a loss of features and labels without one."""
 
     rule: Rule = Identity(Projection.NONE)  # noqa: RUF009, frozen
     noise: float = 0.0
     projection: Projection = Projection.NONE
     flat: bool = False  # whether items that stand right have no gradient
     steps: float = 1.0
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    metric: Callable[[], nn.Module] | None = None
 
 
 @cache
@@ -92,14 +95,15 @@ def train(method: Method, pictures: Tensor, seed: int, log: SolverLog) -> nn.Mod
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     label = torch.arange(CLASSES).repeat_interleave(SHOTS)
     same = without_self(label[:, None] == label)
+    metric = None if method.metric is None else method.metric()
     for _ in range(round(STEPS * method.steps)):
         classes = torch.randperm(len(pictures), generator=generator)[:CLASSES]
         drawn = torch.rand(CLASSES, pictures.shape[1], generator=generator).topk(SHOTS).indices
         features = normalize(model(pictures[classes[:, None], drawn].flatten(0, 1)))
-        scores = without_self(features @ features.T)
-        if method.loss is not None:
-            loss = method.loss(scores, same)
+        if metric is not None:
+            loss = metric(features, label)
         else:
+            scores = without_self(features @ features.T)
             scores = noise_margin(scores, method.noise, generator=generator)
             scores = project_costs(scores, Ranking(), method.projection)
             ranks = solve_discrete(scores, Ranking(), method.rule, log=log)
@@ -129,30 +133,11 @@ def run(method: Method, seed: int) -> dict[str, float]:
     }
 
 
-def contrastive(scores: Tensor, same: Tensor, *, margin: float) -> Tensor:
-    """Pull pairs of a class together, push others to a distance (Hadsell et al., 2006).
+def metric_learning(name: str, **settings: float) -> nn.Module:
+    """Return a loss of pytorch-metric-learning, which no other part of the project needs."""
+    from pytorch_metric_learning import losses
 
-    Distances, not squared, and the mean over pairs with a loss, as pytorch-metric-learning has it.
-    """
-    distance = (2 - 2 * scores).clamp_min(1e-12).sqrt()
-    push = relu(margin - distance[~same])
-    return distance[same].mean() + push.sum() / (push > 0).sum().clamp_min(1)
-
-
-def triplet(scores: Tensor, same: Tensor, *, margin: float) -> Tensor:
-    """All triplets with a loss (Schroff et al., 2015, without mining), by distance."""
-    distance = (2 - 2 * scores).clamp_min(1e-12).sqrt()
-    near, far = (distance[pairs].view(len(scores), -1) for pairs in (same, ~same))
-    values = relu(near[:, :, None] - far[:, None] + margin)
-    return values.sum() / (values > 0).sum().clamp_min(1)
-
-
-def multi_similarity(scores: Tensor, same: Tensor, *, alpha: float, beta: float) -> Tensor:
-    """Weigh pairs by all others (Wang et al., 2019, eq. 15, without mining), base 0.5."""
-    over = scores - 0.5
-    near = torch.where(same, (-alpha * over).exp(), 0.0).sum(1).log1p() / alpha
-    far = torch.where(same, 0.0, (beta * over).exp()).sum(1).log1p() / beta
-    return (near + far).mean()
+    return getattr(losses, name)(**settings)
 
 
 def identity(projection: Projection, **settings: Any) -> Method:
@@ -170,6 +155,10 @@ def soft_ranks(costs: Tensor, *, temperature: float) -> Tensor:
 
 def softsort(temperature: float) -> Method:
     return Method(StraightThrough(partial(soft_ranks, temperature=temperature)))
+
+
+def peer(name: str, **settings: float) -> Method:
+    return Method(metric=partial(metric_learning, name, **settings))
 
 
 STD = Projection.STD
@@ -192,9 +181,11 @@ METHODS = {
         25.0, Projection.NONE, noise=0.01, steps=0.5
     ),
     "SoftSort straight through": softsort(0.02),
-    "contrastive": Method(loss=partial(contrastive, margin=0.5)),
-    "triplet": Method(loss=partial(triplet, margin=0.2)),
-    "multi-similarity": Method(loss=partial(multi_similarity, alpha=2.0, beta=10.0)),
+    "contrastive": peer("ContrastiveLoss", neg_margin=0.5),
+    "triplet": peer("TripletMarginLoss", margin=0.2),
+    "multi-similarity": peer("MultiSimilarityLoss", beta=10.0),
+    "FastAP": peer("FastAPLoss", num_bins=10),
+    "SmoothAP": peer("SmoothAPLoss", temperature=0.01),
 }
 STRENGTHS, NOISES = (2.5, 25.0, 250.0), (0.01, 0.1)
 TRIALS = {  # 24 of Identity, 24 of Blackbox
@@ -213,12 +204,11 @@ TRIALS = {  # 24 of Identity, 24 of Blackbox
         for name, s, m in product(("none", "std"), STRENGTHS, NOISES)
     },
     **{f"SoftSort {t}": softsort(t) for t in (0.02, 0.1, 0.5)},
-    **{f"contrastive {m}": Method(loss=partial(contrastive, margin=m)) for m in (0.5, 1.0, 1.3)},
-    **{f"triplet {m}": Method(loss=partial(triplet, margin=m)) for m in (0.05, 0.2, 0.5)},
-    **{
-        f"multi-similarity {b:g}": Method(loss=partial(multi_similarity, alpha=2.0, beta=b))
-        for b in (10.0, 20.0, 50.0)
-    },
+    **{f"contrastive {m}": peer("ContrastiveLoss", neg_margin=m) for m in (0.5, 1.0, 1.3)},
+    **{f"triplet {m}": peer("TripletMarginLoss", margin=m) for m in (0.05, 0.2, 0.5)},
+    **{f"multi-similarity {b:g}": peer("MultiSimilarityLoss", beta=b) for b in (10.0, 20.0, 50.0)},
+    **{f"FastAP {b}": peer("FastAPLoss", num_bins=b) for b in (5, 10, 20)},
+    **{f"SmoothAP {t}": peer("SmoothAPLoss", temperature=t) for t in (0.01, 0.05, 0.2)},
 }
 
 

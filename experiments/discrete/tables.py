@@ -31,6 +31,8 @@ TABLES = {
         *grid_columns("terrain 12"),
         Column("length of costs", "terrain 12", "length"),
         Column("solved", "terrain 12", "solved", 0),
+        Column("terrain 18: cost", "terrain 18", "ratio", 2),
+        Column("terrain 24: cost", "terrain 24", "ratio", 2),
         *grid_columns("terrain 30"),
         *grid_columns("maps"),
     ],
@@ -79,7 +81,11 @@ PAIRS = [  # experiment, problem, measure, one method less another
     ("grids", "terrain 12", "ratio", "Identity, norm", "Blackbox, norm"),
     ("grids", "terrain 12", "ratio", "Identity, norm", "Blackbox, norm, half the epochs"),
     ("grids", "terrain 12", "ratio", "Identity, noise 0.2", "Blackbox, noise 0.2"),
-    ("grids", "maps", "ratio", "Identity, norm", "Blackbox, norm"),
+    *(
+        ("grids", problem, "ratio", "Identity, norm", f"Blackbox, norm{half}")
+        for problem in ("terrain 18", "terrain 24", "terrain 30", "maps")
+        for half in ("", ", half the epochs")
+    ),
     ("tours", "5 places", "right", "Identity, affine norm", "Identity, std"),
     ("tours", "5 places", "right", "Identity, affine norm", "Identity, std, noise 0.2"),
     ("tours", "5 places", "right", "Identity, affine norm", "Blackbox, noise 0.2"),

@@ -254,6 +254,7 @@ FEW = (
     "Blackbox, std, noise 0.2",
     "Blackbox, affine norm",
 )
+CORRUPTED = ("Blackbox 5, noise 0.2", "Blackbox 5, affine norm")  # the best for gradient noise
 PROBLEMS = {
     "5 places": Problem(5),
     "5 places, gradient noise 0.25": Problem(5, 0.25),
@@ -269,9 +270,10 @@ def jobs(methods: Mapping[str, Method], problem: str) -> dict[tuple[str, str], J
 
 if __name__ == "__main__":
     few = {name: METHODS[name] for name in FEW}
+    tuned = {name: TRIALS[name] for name in CORRUPTED}
     everything = jobs(METHODS, "5 places")
     for problem in list(PROBLEMS)[1:]:
-        everything |= jobs(few, problem)
+        everything |= jobs(few | tuned, problem)
     counts = dict.fromkeys(PROBLEMS, 10) | {"8 places": 4}
     corrupted = {name: TRIALS[name] for name in TRIALS if "Blackbox" in name}
     trials = jobs(TRIALS, "5 places") | jobs(corrupted, "5 places, gradient noise 0.25")
