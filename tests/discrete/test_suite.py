@@ -8,9 +8,15 @@ import torch
 from weft.discrete import (
     Assignment,
     FunctionSolver,
+    GraphMatching,
+    GraphPath,
     GridPath,
+    IntegerProgram,
+    Knapsack,
+    PerfectMatching,
     Ranking,
     Solver,
+    SpanningTree,
     TopK,
     Tour,
     check_solver,
@@ -20,6 +26,25 @@ SUBSETS = torch.tensor(
     [[1.0 * (i in chosen) for i in range(5)] for chosen in combinations(range(5), 2)]
 )
 TWO = TopK(2)
+ALL_PAIRS = torch.combinations(torch.arange(5)).T
+TWO_SIDES = torch.cartesian_prod(torch.arange(3), torch.arange(3, 6)).T
+WAYS = torch.tensor([[0, 0, 1, 1, 2, 3, 2], [1, 2, 2, 3, 3, 4, 4]])
+CHAIN = torch.tensor([[0, 1], [1, 2]])
+SOLVERS = [  # MinimumCut is not here: it takes negative costs of edges for zero
+    (TWO, (5,)),
+    (Ranking(), (5,)),
+    (Assignment(), (4, 4)),
+    (Assignment(), (3, 5)),
+    (GridPath(), (4, 5)),
+    (GridPath(neighbors=4), (5, 4)),
+    (GraphPath(WAYS, 0, 4), (7,)),
+    (SpanningTree(ALL_PAIRS), (10,)),
+    (PerfectMatching(TWO_SIDES), (9,)),
+    (Tour(), (10,)),
+    (Knapsack(torch.tensor([3, 1, 4, 1, 5]), 6), (5,)),
+    (IntegerProgram(torch.ones(1, 5), torch.tensor([2.0]), torch.tensor([2.0])), (5,)),
+    (GraphMatching(CHAIN, CHAIN, 3, 3), (13,)),
+]
 
 
 def check(solver, shape=(5,), **options):
@@ -27,9 +52,7 @@ def check(solver, shape=(5,), **options):
 
 
 @pytest.mark.parametrize(
-    ("solver", "shape"),
-    [(TWO, (5,)), (Ranking(), (5,)), (Assignment(), (4, 4)), (GridPath(), (4, 5)), (Tour(), (10,))],
-    ids=str,
+    ("solver", "shape"), SOLVERS, ids=[type(solver).__name__ for solver, _ in SOLVERS]
 )
 def test_solvers_of_the_room_pass(solver, shape):
     check(solver, shape)
