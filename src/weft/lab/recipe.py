@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from weft.lab._equations import EquationName, build_equation
+from weft.lab._isometry import IsometryName, build_isometry
 
 if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
     from weft.lab.data import Dataset, Split
-
-    pass
 
 
 def _field(
@@ -74,6 +73,10 @@ class Recipe:
     perturbation_strength: float = _field(
         1.0, "temperature of logit_adjustment; else the largest shift of the others", least=0
     )
+    isometry: IsometryName = _field(  # noqa: RUF009 (a field, like the others)
+        "none", "make features keep the distances of inputs within each class, by this measure"
+    )
+    isometry_weight: float = _field(1.0, "weight of isometry beside the loss", least=0)
     equation: EquationName = _field(  # noqa: RUF009 (a field, like the others)
         "laplace", "how labels spread; tau counts in laplace to poisson_weights, p_laplace"
     )
@@ -228,6 +231,12 @@ class Recipe:
             return ClassMargin(stats, bounds)
         lpl = LPL(stats, bounds)
         return lpl if self.perturbation == "lpl" else Compose(LogitAdjustment(stats), lpl)
+
+    def build_isometry(
+        self, backbone: "nn.Module", generator: "Generator"
+    ) -> "Callable[[Tensor], Tensor | float]":
+        """Return a term of the loss; it takes labels of the rows that the backbone saw."""
+        return build_isometry(self.isometry, self.isometry_weight, backbone, generator)
 
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""

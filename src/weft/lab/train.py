@@ -46,6 +46,7 @@ class Trainer:
             self._serving = self.model.anchor_inputs, self.model.anchor_labels
         self.augment = recipe.build_augmentation(data)
         self.perturb = recipe.build_perturbation(self.labels[split.labelled], data.num_classes)
+        self.isometry = recipe.build_isometry(self.model.get_submodule("backbone"), self.generator)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -116,6 +117,7 @@ class Trainer:
         try:
             logits = self._logits(batch)
             loss = cross_entropy(self.perturb(logits, labels), labels)
+            loss = loss + self.isometry(self._known(batch))
         except ValueError as error:
             raise ValueError(f"Training stopped in {place}. {error}") from error
         value = loss.item()
@@ -138,6 +140,11 @@ class Trainer:
             self.model.set_anchors(self._changed(batch.anchors), self.labels[batch.anchors])
         inputs = self._changed(torch.cat([batch.queries, batch.unlabelled]))
         return self.model(inputs)[: len(batch.queries)]
+
+    def _known(self, batch: Batch) -> Int[Tensor, " n"]:
+        """Return the labels of all rows that the backbone sees, -1 for the unlabelled."""
+        unknown = self.labels.new_full((len(batch.unlabelled),), -1)
+        return torch.cat([self.labels[batch.anchors], self.labels[batch.queries], unknown])
 
     def _changed(self, rows: Int[Tensor, " n"]) -> Float[Tensor, "n *shape"]:
         return self.augment(self.inputs[rows], self.generator)

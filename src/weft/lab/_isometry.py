@@ -1,0 +1,41 @@
+"""The isometry terms that a recipe may name. Importing this module does not import torch."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+IsometryName = Literal["none", "paper", "stress", "correlation"]
+
+_PAIRS_PER_SAMPLE = 16  # all of them, up to about 300 samples of 10 classes
+
+
+def build_isometry(
+    name: IsometryName, weight: float, backbone: "nn.Module", generator: "Generator"
+) -> "Callable[[Tensor], Tensor | float]":
+    """Return what to add to the loss of a step, given labels of all rows that the backbone saw.
+
+    Rows with a negative label take part in no pair. Distances are those of the inputs as the
+    backbone gets them, and of what it returns.
+    """
+    if name == "none":
+        return lambda labels: 0.0
+    from weft.isometry import (
+        Correlation,
+        IsometryRegularizer,
+        Reduction,
+        SquaredError,
+        Stress,
+        WithinClass,
+    )
+
+    terms = {"paper": SquaredError(), "stress": Stress(), "correlation": Correlation()}
+    return IsometryRegularizer(
+        backbone,
+        {"": weight},
+        discrepancy=terms[name],
+        reduction=Reduction.MATRIX if name == "paper" else Reduction.PAIRS,
+        pairs=WithinClass(per_sample=_PAIRS_PER_SAMPLE),
+        generator=generator,
+    )
