@@ -32,6 +32,7 @@ from weft.isometry._perturbation import (
     perturbation_loss,
 )
 from weft.isometry._regularizer import IsometryRegularizer, WarmUp, Weight
+from weft.isometry._stack import LocallyIsometricStack, level_loss, train_levels
 
 __all__ = [
     "AllPairs",
@@ -44,6 +45,7 @@ __all__ = [
     "Expansion",
     "GaussianNoise",
     "IsometryRegularizer",
+    "LocallyIsometricStack",
     "Metric",
     "PairSample",
     "Pairs",
@@ -65,10 +67,12 @@ __all__ = [
     "flattened",
     "isometry_loss",
     "layer_profile",
+    "level_loss",
     "lipschitz_profile",
     "local_lipschitz",
     "manhattan",
     "pair_distances",
     "perturbation_loss",
     "pooled",
+    "train_levels",
 ]
