@@ -1,11 +1,13 @@
 """Choose which samples to label, in many ways, and follow the accuracy of what the graph then says.
 
     python experiments/audit/labels.py --seeds 5
+    python experiments/audit/labels.py --seeds 5 --input encoder
 
-Per seed, 5,000 training images of each data set make a graph of raw pixels; one label per class is
-there at first, then 90 are asked one by one or in batches of ten. Rows go to labels.csv as they
-come; what is there is not run again. Then prints the tables and draws labels.png. `--tuning` takes
-seeds 100, 101, ... into tuning_labels.csv.
+Per seed, 5,000 training images of each data set make a graph of raw pixels, or of the features of
+an encoder that saw no label (experiments/low_labels/encode.py); one label per class is there at
+first, then 90 are asked one by one or in batches of ten. Rows go to labels.csv as they come; what
+is there is not run again. Then prints the tables and draws labels.png. `--tuning` takes seeds 100,
+101, ... into tuning_labels.csv.
 """
 
 import argparse
@@ -45,8 +47,11 @@ from weft.graph import (
 )
 from weft.lab.data import load_data
 
+sys.path.append(str(HERE.parent / "low_labels"))
+from encode import encoded
+
 ROOT = Path(os.environ.get("WEFT_DATA", HERE.parents[2] / "shared" / "data"))
-DATA = ("mnist", "fashion_mnist")
+DATA, INPUTS = ("mnist", "fashion_mnist"), ("pixels", "encoder")
 NUM_NODES, K, LAST, BATCH, RANK = 5000, 10, 100, 10, 200
 TAU = 1e-3  # of 0.001, 0.01 and 0.1, on the tuning seed
 Chooser = Callable[[LabelPosterior, Graph, torch.Generator], Tensor]
@@ -106,21 +111,22 @@ METHODS: dict[str, Chooser] = {
     "MC, local maxima": partial(maxima, acquisition=model_change),
     "MC, look-ahead": partial(ahead, acquisition=model_change),
 }
-DRAWN = ("random", "smallest margin", "VOpt", "SOpt", "MC", "MCVOpt", "MC, top ten")
 LOW_RANK = "MC, rank 200"
+DRAWN = ("random", "smallest margin", "VOpt", "SOpt", "MC", "MCVOpt", "MC, top ten", LOW_RANK)
 
 
 class Task:
     """One seed's samples, their graph, and the posterior given one label of each class."""
 
-    def __init__(self, data: str, seed: int, num_nodes: int) -> None:
+    def __init__(self, data: str, seed: int, num_nodes: int, input: str) -> None:
         self.seed = seed
         source = load_data(data, root=ROOT)
+        points = source.train_inputs.flatten(1) if input == "pixels" else encoded(data, source)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(source.train_labels), generator=generator)[:num_nodes]
         self.classes = source.train_labels[rows]
         self.labels = F.one_hot(self.classes, 10).float()
-        self.graph = knn_graph(source.train_inputs[rows].flatten(1), K)
+        self.graph = knn_graph(points[rows], K)
         self.known = torch.zeros(num_nodes, dtype=torch.bool)
         for c in range(10):  # rows are in random order, so the first of a class is a random one
             self.known[(self.classes == c).nonzero()[0]] = True
@@ -155,23 +161,24 @@ class Task:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--input", choices=INPUTS, default="pixels", help="what the graph is of")
     parser.add_argument("--tuning", action="store_true", help="other seeds, another file")
     parser.add_argument("--nodes", type=int, default=NUM_NODES, help="for a quick look")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = HERE / ("tuning_labels.csv" if arguments.tuning else "labels.csv")
-    keys = ("data", "method", "seed", "labels", "nodes", "tau")
+    keys = ("data", "input", "method", "seed", "labels", "nodes", "tau")
     table = Table(path, keys, ("accuracy", "seconds"))
     first = 100 if arguments.tuning else 0
     for seed in range(first, first + arguments.seeds):
         for data in DATA:
             task = None
             for name in (*METHODS, LOW_RANK):
-                place = {"data": data, "method": name, "seed": seed, "nodes": arguments.nodes}
-                place["tau"] = TAU
+                place = {"data": data, "input": arguments.input, "method": name, "seed": seed}
+                place |= {"nodes": arguments.nodes, "tau": TAU}
                 if table.read(**place):
                     continue
-                task = task or Task(data, seed, arguments.nodes)
+                task = task or Task(data, seed, arguments.nodes, arguments.input)
                 began = time.process_time()
                 chooser = METHODS["MC" if name == LOW_RANK else name]
                 curve = task.run(chooser, low_rank=name == LOW_RANK)
@@ -187,28 +194,33 @@ def main() -> None:
 def show(table: Table, nodes: int, path: Path) -> None:
     """Print accuracy at some numbers of labels, and the mean over the curve, and draw."""
     at = (10, 30, 50, 100)
-    for data in DATA:
-        print(f"\n| {data} |", " | ".join(f"{n} labels" for n in at), "| mean of the curve |")
-        print("|---|" + "---|" * (len(at) + 1))
-        for name in (*METHODS, LOW_RANK):
-            setting = {"data": data, "method": name, "nodes": nodes}
-            cells = [interval(table.values("accuracy", labels=n, **setting)) for n in at]
-            curve = [table.values("accuracy", labels=n, **setting) for n in range(20, LAST + 1, 10)]
-            print(f"| {name} |", " | ".join(cells), f"| {interval(np.mean(curve, axis=0))} |")
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axis, data in zip(axes, DATA, strict=True):
-        for color, name in enumerate(DRAWN):
-            setting = {"data": data, "method": name, "nodes": nodes}
-            numbers = range(10, LAST + 1, 10)
-            means = [table.values("accuracy", labels=n, **setting).mean() for n in numbers]
-            style = (
-                {"color": "0.5", "linestyle": "--"} if name == "random" else {"color": f"C{color}"}
-            )
-            axis.plot(numbers, means, label=name, **style)
-        axis.set(title=data, xlabel="labels", ylabel="accuracy on the others, %")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.2), sharex=True, layout="constrained")
+    for line, source in zip(axes, INPUTS, strict=True):
+        for axis, data in zip(line, DATA, strict=True):
+            if not table.read(data=data, input=source, nodes=nodes):
+                continue
+            heads = [*(f"{n} labels" for n in at), "mean of the curve"]
+            print(f"\n| {data}, {source} |", " | ".join(heads), "|\n|---|" + "---|" * len(heads))
+            for name in (*METHODS, LOW_RANK):
+                setting = {"data": data, "input": source, "method": name, "nodes": nodes}
+                curve = {
+                    n: table.values("accuracy", labels=n, **setting)
+                    for n in range(10, LAST + 1, 10)
+                }
+                cells = [interval(curve[n]) for n in at]
+                later = [curve[n] for n in curve if n > at[0]]
+                print(f"| {name} |", " | ".join(cells), f"| {interval(np.mean(later, axis=0))} |")
+                if name in DRAWN:
+                    style = "k--" if name == "random" else f"C{DRAWN.index(name)}-"
+                    axis.plot(list(curve), [v.mean() for v in curve.values()], style, label=name)
+            axis.set_title(f"{data}, {source}")
+            axis.grid(alpha=0.3)
+    for axis in axes[1]:
+        axis.set_xlabel("labels")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy on the others, %")
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,10 @@ class Table:
 
 
 def interval(numbers: np.ndarray) -> str:
-    """Format a mean with half its 95 % t-interval over seeds."""
+    """Format a mean with half its 95 % t-interval over seeds; a dash where there is no number."""
+    if not len(numbers) or np.isnan(numbers).all():
+        return "–"  # noqa: RUF001
     if len(numbers) < 2:
-        return f"{numbers.mean():.1f}" if len(numbers) else "–"  # noqa: RUF001
+        return f"{numbers.mean():.1f}"
     half = stats.t.ppf(0.975, len(numbers) - 1) * stats.sem(numbers)
     return f"{numbers.mean():.1f} ± {half:.1f}"

@@ -191,11 +191,12 @@ def draw(points: Table) -> None:
             risk.plot(COVERAGES, [e.mean() for e in errors], label=label)
             if name.startswith("abstention"):  # its confidence is that of the line above
                 continue
-            bins = [points.values("value", curve="reliability", at=n, **setting) for n in range(10)]
-            filled = [n for n, found in enumerate(bins) if len(found)]
-            reliability.plot(
-                [10 * n + 5 for n in filled], [bins[n].mean() for n in filled], "o-", label=label
-            )
+            filled = {}
+            for n in range(10):
+                place = {"curve": "reliability", "at": n, **setting}
+                if points.values("share", **place).sum() > 1:  # percent; less says nothing
+                    filled[10 * n + 5] = points.values("value", **place).mean()
+            reliability.plot(list(filled), list(filled.values()), "o-", label=label)
         risk.set(xlabel="answered, % of the samples", ylabel="error among them, %", title=data)
         reliability.plot([0, 100], [0, 100], ":", color="0.5")
         reliability.set(xlabel="confidence, %", ylabel="right, %", title=data)

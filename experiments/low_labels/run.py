@@ -2,7 +2,8 @@
 
     python experiments/low_labels/run.py
     python experiments/low_labels/run.py --input encoder
-    python experiments/low_labels/run.py --nodes 70000 --draws 5
+    python experiments/low_labels/run.py --nodes 2000 --slow 20
+    python experiments/low_labels/run.py --nodes 70000 --draws 5 --slow 0
     python experiments/low_labels/run.py --table
 
 On raw pixels, or on the features of an encoder that saw no label. Appends a row per method to
@@ -53,8 +54,7 @@ RESULTS = HERE / "results.csv"
 COLUMNS = ("data", "input", "nodes", "method", "labels", "draw", "accuracy", "seconds")
 DATA, INPUTS, RATES, K = ("mnist", "fashion_mnist"), ("pixels", "encoder"), (1, 2, 3, 4, 5), 10
 SOLVER = ConjugateGradient(rtol=1e-7)
-# The slow ones take part in the first draws only.
-DRAWS = {"p-Laplace, p = 3": 4, "p-Laplace, p = 10": 2, "sparse propagation": 5}
+SLOW = ("sparse propagation", "p-Laplace, p = 3", "p-Laplace, p = 10")
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--input", choices=INPUTS, default="pixels")
     parser.add_argument("--nodes", type=int, default=10_000)
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--slow", type=int, default=5, help="draws of p-Laplace and the like")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     options = parser.parse_args()
     if options.table:
@@ -199,11 +200,11 @@ def main() -> None:
     plan = [
         (name, draw, rate, task, named[name])
         for slow in (False, True)  # the quick methods first, all draws of them
-        for draw in range(options.draws)
+        for draw in range(options.slow if slow else options.draws)
         for rate in RATES
         for task, named in zip(tasks, calls, strict=True)
         for name in named
-        if (name in DRAWS) == slow and draw < DRAWS.get(name, draw + 1)
+        if (name in SLOW) == slow
     ]
     for name, draw, rate, task, method in plan:
         key = (task.name, task.source, str(options.nodes), name, str(rate), str(draw))
