@@ -21,6 +21,7 @@ from weft.isometry import (
     local_lipschitz,
     pair_distances,
 )
+from weft.isometry._diagnostics import quantiles
 
 SEEDS = st.integers(0, 2**31)
 
@@ -45,6 +46,12 @@ def test_a_fit_has_the_numbers_of_scipy_and_numpy(seed, ties):
     ratios = (found / wide)[wide > 0]
     levels = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
     assert fit.ratios == pytest.approx(ratios.quantile(levels).tolist())
+
+
+def test_quantiles_of_more_pairs_than_torch_takes():
+    count = 2**24
+    values, levels = torch.arange(count + 1.0).flip(0), torch.tensor([0.0, 0.25, 1.0])
+    assert quantiles(values, levels).tolist() == [0, count / 4, count]
 
 
 @given(seed=SEEDS)

@@ -31,6 +31,7 @@ from weft.isometry._perturbation import (
     WorstDirection,
     perturbation_loss,
 )
+from weft.isometry._plots import plot_profile, plot_ratios, plot_shepard
 from weft.isometry._regularizer import IsometryRegularizer, WarmUp, Weight
 from weft.isometry._stack import LocallyIsometricStack, level_loss, train_levels
 
@@ -73,6 +74,9 @@ __all__ = [
     "manhattan",
     "pair_distances",
     "perturbation_loss",
+    "plot_profile",
+    "plot_ratios",
+    "plot_shepard",
     "pooled",
     "train_levels",
 ]

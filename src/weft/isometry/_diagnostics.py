@@ -89,12 +89,11 @@ def fit_distances(inputs: Float[Tensor, " p"], features: Float[Tensor, " p"]) ->
     wide, found = inputs.double(), features.double()
     ratios = (found / wide)[wide > 0]
     levels = torch.tensor(LEVELS, dtype=ratios.dtype, device=ratios.device)
-    quantiles = ratios.quantile(levels) if len(ratios) else torch.full_like(levels, torch.nan)
     return DistanceFit(
         pearson=_correlation(wide, found),
         spearman=_correlation(_ranks(wide), _ranks(found)),
         stress=Stress()(wide, found).sqrt().item(),
-        ratios=tuple(quantiles.tolist()),
+        ratios=tuple(quantiles(ratios, levels).tolist()),
     )
 
 
@@ -272,6 +271,16 @@ def boundary_distance(
             away = gaps[:, c].detach() / slope.flatten(1).norm(dim=1)
             least = torch.where(own[:, 0] == c, least, torch.minimum(least, away))
     return least
+
+
+def quantiles(values: Float[Tensor, " p"], levels: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
+    """Return what `values.quantile(levels)` does, which stops at 2^24 values; NaN for none."""
+    if not len(values):
+        return torch.full_like(levels, torch.nan)
+    ordered = values.sort().values
+    place = levels * (len(values) - 1)
+    below = place.floor().long()
+    return torch.lerp(ordered[below], ordered[place.ceil().long()], place - below)
 
 
 def _correlation(x: Float[Tensor, " p"], y: Float[Tensor, " p"]) -> float:
