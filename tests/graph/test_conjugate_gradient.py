@@ -60,6 +60,18 @@ def test_gradients_are_within_twenty_tolerances(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_heavy_rows_do_not_hide_the_errors_of_the_others(random_graph, dense_system, dtype):
+    graph = random_graph(60, 150)  # three labels pull 1e7 times as hard as an edge
+    heavy = torch.where(torch.arange(60) < 3, 1e7, 1e-3).to(dtype)
+    rhs = torch.where(torch.arange(60) < 3, 1e7, 0.0).to(dtype)[:, None]
+    weights = graph.weights.to(dtype)
+    solver = ConjugateGradient(rtol=1e-6)
+    solution = solve_laplacian(weights, heavy, rhs, graph.edges, solver=solver)
+    exact = torch.linalg.solve(dense_system(weights, heavy, graph.edges).double(), rhs.double())
+    assert_close(solution.double(), exact, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_order_of_the_nodes_is_undone(large, random_graph, dense_system, generator, dtype):
     weights, diagonal, rhs, edges = problem(random_graph, generator, dtype)
     solution = solve_laplacian(weights, diagonal, rhs, edges, solver=ConjugateGradient())

@@ -8,6 +8,8 @@ from torch.testing import assert_close
 
 from weft.graph import (
     WNLL,
+    Cholesky,
+    ConjugateGradient,
     Graph,
     Laplace,
     PoissonReweighted,
@@ -125,3 +127,16 @@ def test_components_are_reweighted_each_on_its_own():
     psi = torch.tensor([1.5, 5 / 6, 0.5], dtype=torch.float64)
     assert_close(found[:2], psi[:2] * psi[1:])
     assert_close(found[2], torch.tensor(0.25).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reweighting", [WNLL(), ProperlyWeighted(), PoissonReweighted()])
+def test_an_iterative_solver_reaches_every_node_of_a_reweighted_graph(reweighting, dtype):
+    generator = torch.Generator().manual_seed(0)
+    points = 5 * torch.randn(600, 8, generator=generator, dtype=dtype)
+    graph, known = knn_graph(points, 8), torch.arange(600) < 6
+    labels = one_hot(torch.arange(600) % 3, 3).to(dtype)
+    equation = Laplace(reweighting=reweighting)
+    scores = equation(graph, labels, known, points=points, solver=ConjugateGradient(1e-6))
+    exact = equation(graph, labels, known, points=points, solver=Cholesky())
+    assert_close(scores, exact, rtol=0, atol=1e-3)

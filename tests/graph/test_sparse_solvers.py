@@ -54,6 +54,16 @@ def test_dtype_is_kept_and_equations_take_them(system, solver, dtype):
     assert_close(scores, laplace_learning(graph, labels, known, tau=0.01), rtol=1e-3, atol=1e-5)
 
 
+def test_heavy_rows_do_not_hide_the_errors_of_the_others(random_graph, solver, dense_system):
+    graph = random_graph(40, 90)
+    heavy = torch.where(torch.arange(40) < 3, 1e7, 1e-3).double()
+    rhs = torch.where(torch.arange(40) < 3, 1e7, 0.0).double()[:, None]
+    kind = solver if isinstance(solver, SparseLU) else AlgebraicMultigrid(rtol=1e-6)
+    solution = solve_laplacian(graph.weights, heavy, rhs, graph.edges, solver=kind)
+    exact = torch.linalg.solve(dense_system(graph.weights, heavy, graph.edges), rhs)
+    assert_close(solution, exact, rtol=1e-4, atol=0)
+
+
 def test_a_node_with_neither_edge_nor_diagonal_is_refused(solver):
     edges = torch.tensor([[0], [1]])
     with pytest.raises(ValueError, match="the system must be positive definite"):

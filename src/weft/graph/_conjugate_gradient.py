@@ -27,13 +27,16 @@ class ConjugateGradient:
     All columns advance together on one sparse matrix; a finished column, or one that is zero,
     rests. The recurrence's own residual cannot be believed below the rounding of its dtype, so
     the true one, B - A U, is computed in float64 at the end; where it misses `rtol` the
-    iteration restarts on the remainder (iterative refinement).
+    iteration restarts on the remainder (iterative refinement). It must meet `rtol` twice: as it
+    is, and with each row divided by the matrix's diagonal. Where weights differ by decades, as
+    `ProperlyWeighted` makes them, a few rows would else hide the errors of all others.
 
     Above 20,000 nodes the steps run in float32 whatever the dtype, and on a CPU the nodes are
     put in reverse Cuthill-McKee order; both change the way to the solution, not its tolerance.
 
     Args:
-        rtol: relative residual of each column; `None` takes 1e-6 for float32, 1e-10 for float64.
+        rtol: relative residual of each column, in either norm; `None` takes 1e-6 for float32,
+            1e-10 for float64.
         max_iterations: steps in all before `ConvergenceError`.
     """
 
@@ -120,18 +123,20 @@ def _conjugate_gradient(
     target = torch.where(sound, rhs.double() / torch.where(scale > 0, scale, 1.0), 0.0)
     largest = diagonal.max() if len(diagonal) else 1.0
     relative = (diagonal / largest)[:, None]
+    norms = _both_norms(target, relative)
+    unit = torch.where(norms > 0, norms, 1.0)
     solution = torch.zeros_like(target)
     remainder = target
     left = max_iterations
-    residual = target.norm(dim=0)
+    residual = norms / unit
     # Float32 gains about six digits before its recurrence drifts; then start afresh.
     goal = max(rtol, 1e-6) if scaled.dtype == torch.float32 else rtol
     while not (residual <= rtol).all():
-        bound = (goal / 2 * residual).clamp_min(rtol / 2)
+        bound = unit * (goal / 2 * residual).clamp_min(rtol / 2)
         steps, update = _iterate(inner, relative, remainder / relative.sqrt(), bound, left)
         solution = solution + update / relative.sqrt() / largest
         remainder = target - (diagonal[:, None] * solution - outer @ solution)
-        previous, residual = residual, remainder.norm(dim=0)
+        previous, residual = residual, _both_norms(remainder, relative) / unit
         left -= steps
         stuck = not (residual.max() < 0.5 * previous.max())  # also stops at NaN
         if not (residual <= rtol).all() and (left <= 0 or stuck):
@@ -142,7 +147,12 @@ def _conjugate_gradient(
             )
     # An infinite gradient is no error: loss scaling looks for it and skips the step.
     solution = torch.where(sound, solution * scale, torch.nan).to(rhs.dtype)
-    return solution, torch.where(sound, residual, torch.nan).to(rhs.dtype)
+    return solution, torch.where(sound, residual[0], torch.nan).to(rhs.dtype)
+
+
+def _both_norms(columns: Tensor, diagonal: Tensor) -> Tensor:
+    """Return the columns' norms as they are, and with rows over the diagonal: in U's own unit."""
+    return torch.stack([columns.norm(dim=0), (columns / diagonal).norm(dim=0)])
 
 
 def _column_norms(columns: Tensor) -> Tensor:
@@ -163,19 +173,20 @@ def _iterate(
 ) -> tuple[int, Tensor]:
     """Solve (I - adjacency) u = rhs by the recurrence from zero, in the dtype of `adjacency`.
 
-    The system is D^-1/2 A D^-1/2: plain steps on it are Jacobi-preconditioned steps on A. A
-    column is finished when its residual there, |D^1/2 r|, is at most `bound`.
+    The system is D^-1/2 A D^-1/2: plain steps on it are Jacobi-preconditioned steps on A. With r
+    the residual here, D^1/2 r is that of A; a column is finished when its norm and that of
+    D^-1/2 r are at most the two rows of `bound`.
     """
     tiny = torch.finfo(adjacency.dtype).tiny
     residual = rhs.to(adjacency.dtype, copy=True)  # changed in place below
-    diagonal = diagonal.to(residual.dtype)
+    measures = torch.cat([diagonal, 1 / diagonal], dim=1).T.to(residual.dtype)
     bound = bound.to(residual.dtype).square()
     solution = torch.zeros_like(residual)
-    direction, previous = torch.zeros_like(residual), torch.full_like(bound, torch.inf)
+    direction, previous = torch.zeros_like(residual), torch.full_like(bound[0], torch.inf)
     for step in range(max_iterations):
         squares = residual.square()
         # Zero columns, and finished ones, take a step of length zero: 0 / 0 would spoil them.
-        product = torch.where((diagonal * squares).sum(0) > bound, squares.sum(0), 0.0)
+        product = torch.where((measures @ squares > bound).any(0), squares.sum(0), 0.0)
         if not product.any():
             return step, solution
         direction = torch.addcmul(residual, direction, product / previous.clamp_min(tiny))
