@@ -141,7 +141,7 @@ def rates(*values: float) -> list[dict[str, float]]:
 # With 159 labels the mean over them is smaller again: decays are set anew, for all alike.
 RATES_AND_DECAYS = [
     {"learning_rate": rate, "weight_decay": decay}
-    for rate, decay in product((30.0, 100.0, 300.0), (1e-6, 5e-6))
+    for rate, decay in product((30.0, 100.0, 300.0), (1e-6, 5e-6, 2e-5))
 ]
 VARIED = FAMILIES | {"BCE": {"plain": labelled()}}  # whose own settings were decays
 SETTINGS = {

@@ -131,6 +131,7 @@ class LPL(Bounded):
         signed = self.signed_bounds(probabilities, targets)
         if groups.classes is not None:
             signed = signed.index_select(0, groups.classes)
+        signed = signed.to(logits.dtype)
         shifts = None  # of each row's class
         for _ in range(self.steps):
             if shifts is not None:
@@ -138,16 +139,12 @@ class LPL(Bounded):
             # This row becomes g_c times the class's mass; its entry at c is minus the sum of the
             # others, because p_c - 1 would cancel near p_c = 1.
             row = balance(groups.sums(probabilities), groups.classes)
-            if self.normalize:
-                length = torch.linalg.vector_norm(row, dim=1).clamp_min_(_FITTED)
-            else:
-                length = groups.mass().to(row.dtype).clamp_min_(_FITTED)
-            row *= torch.div(signed, self.steps * length, out=length)[:, None]
+            length = torch.linalg.vector_norm(row, dim=1) if self.normalize else groups.mass()
+            row *= (signed / (self.steps * length.clamp_min(_FITTED)))[:, None]
             shifts = row if shifts is None else shifts.add_(row)
         assert shifts is not None  # there is a step
         if not self.normalize:
-            reached = torch.linalg.vector_norm(shifts, dim=1)
-            furthest = signed.abs().to(reached.dtype)
+            reached, furthest = torch.linalg.vector_norm(shifts, dim=1), signed.abs()
             shifts *= torch.where(reached > furthest, furthest / reached, 1.0)[:, None]
         return groups.spread(shifts)
 

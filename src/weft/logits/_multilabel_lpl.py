@@ -86,17 +86,17 @@ class MultiLabelLPL(Bounded):
         """Return the shift of each logit."""
         probabilities = logits.sigmoid() if self.bounds.adaptive else None
         signed = self.signed_bounds(probabilities, targets).to(logits.dtype)
-        both = torch.stack([targets, 1 - targets])  # what is shifted alike: positives, negatives
         furthest = logits.new_tensor(self.polarity.value)[:, None] * signed
         if self.normalize:
-            return (both * furthest[:, None]).sum(0)
+            return _by_polarity(furthest, targets)
+        both = torch.stack([targets, 1 - targets])  # what is shifted alike: positives, negatives
         mass = sum_over_processes(both.sum(1)).clamp_min(torch.finfo(logits.dtype).tiny)
         deltas = torch.zeros_like(furthest)
         for _ in range(self.steps):
-            shifted = logits + (both * deltas[:, None]).sum(0)
+            shifted = logits + _by_polarity(deltas, targets)
             errors = (shifted.sigmoid() - targets).abs()
             deltas += furthest / self.steps * sum_over_processes((both * errors).sum(1)) / mass
-        return (both * deltas[:, None]).sum(0)
+        return _by_polarity(deltas, targets)
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printout."""
@@ -104,3 +104,9 @@ class MultiLabelLPL(Bounded):
             f"bounds={self.bounds}, polarity={self.polarity}, steps={self.steps}, "
             f"normalize={self.normalize}"
         )
+
+
+def _by_polarity(deltas: Float[Tensor, "2 c"], targets: Float[Tensor, "n c"]) -> Tensor:
+    """Give positives the first shift of their label and negatives the second, in one pass."""
+    positives, negatives = deltas
+    return torch.lerp(negatives, positives, targets)

@@ -66,7 +66,7 @@ class ClassStats(nn.Module):
             )
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must lie in [0, 1), got {momentum}: 0 keeps no average.")
-        self.momentum = momentum
+        self.momentum, self.num_classes = momentum, len(counts)  # those without samples too
         self.register_buffer("counts", counts)
         total = counts.sum() if num_samples is None else counts.new_tensor(num_samples)
         self.register_buffer("num_samples", total)
@@ -116,11 +116,6 @@ class ClassStats(nn.Module):
                 "or give counts to ClassStats."
             )
         return cls(priors * num_samples, num_samples=num_samples, momentum=momentum)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, those without samples too."""
-        return len(self.counts)
 
     @property
     def present(self) -> Bool[Tensor, " c"]:
