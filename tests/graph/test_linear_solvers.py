@@ -1,5 +1,8 @@
 """The linear solvers agree with a dense solve, and say honestly how well they did."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -239,3 +242,17 @@ def test_weights_over_twelve_decades_raise_rather_than_be_wrong(random_graph, ge
     diagonal = torch.full((30,), 1e-3, dtype=torch.float64)
     with pytest.raises(ConvergenceError, match="relative residual of 1e-10"):
         solve(ConjugateGradient(), graph.with_weights(10**exponent), diagonal, rhs)
+
+
+def test_a_first_solve_does_not_import_the_compiler():
+    program = """
+import sys
+import torch
+from weft.graph import Cholesky, ConjugateGradient, solve_laplacian
+
+edges, weights = torch.tensor([[0], [1]]), torch.ones(1)
+for solver in (Cholesky(), ConjugateGradient()):
+    solve_laplacian(weights, torch.ones(2), torch.eye(2), edges, solver=solver)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

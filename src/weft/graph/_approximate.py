@@ -16,6 +16,9 @@ from weft.graph._neighbors import check_search
 _BLOCK = 2**16
 """Rows that are converted and searched at once."""
 
+_TRAINING = 40
+"""Rows per cell that cells and principal components are found from; the library wants 39."""
+
 _CHECKED = 2**12
 """Rows that the rows of a check are compared with at once: their distances stay in cache."""
 
@@ -72,14 +75,15 @@ class FaissNeighbors:
             ) from error
         points = features.detach().cpu()
         count, dim = points.shape
-        cells = max(1, min(self.cells or int(4 * count**0.5), count // 40))
+        cells = max(1, min(self.cells or int(4 * count**0.5), count // _TRAINING))
         narrow = min(dim, self.components)
         lists = index = faiss.IndexIVFFlat(faiss.IndexFlatL2(narrow), narrow, cells)
         if narrow < dim:
             components = faiss.IndexPreTransform(faiss.PCAMatrix(dim, narrow), lists)
             index = faiss.IndexRefineFlat(components)
             index.k_factor = _CANDIDATES
-        index.train(_float32(points[:: max(1, count // (64 * cells))]))
+        spread = torch.linspace(0, count - 1, min(count, _TRAINING * cells), dtype=torch.float64)
+        index.train(_float32(points[spread.long()]))
         blocks = range(0, count, _BLOCK)
         for at in blocks:
             index.add(_float32(points[at : at + _BLOCK]))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from weft._check import ConvergenceError
 from weft.graph._edges import csr_matrix, csr_pattern, node_sums
+from weft.graph._operator import operator
 
 LARGE = 20_000
 """Nodes above which order and precision pay: below, the matrix stays in a processor's cache."""
@@ -100,7 +101,7 @@ def _permuted(row_start: Tensor, columns: Tensor, order: Tensor) -> tuple[Tensor
     return start.int(), place[columns[entry]].int(), entry
 
 
-@torch.library.custom_op("weft::conjugate_gradient", mutates_args=())
+@operator("conjugate_gradient")
 def _conjugate_gradient(
     row_start: Tensor,
     columns: Tensor,
@@ -163,7 +164,7 @@ def _column_norms(columns: Tensor) -> Tensor:
     return largest * (columns / torch.where(largest > 0, largest, 1.0)).norm(dim=0)
 
 
-@_conjugate_gradient.register_fake
+@torch.library.register_fake("weft::conjugate_gradient")
 def _(row_start, columns, weights, scaled, diagonal, rhs, rtol, max_iterations):
     return torch.empty_like(rhs), rhs.new_empty(rhs.shape[1])
 

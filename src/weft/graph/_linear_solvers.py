@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weft.graph._conjugate_gradient import ConjugateGradient
 from weft.graph._edges import node_sums
+from weft.graph._operator import operator
 
 DENSE_UP_TO = 500
 """Nodes per graph up to which dense Cholesky is the default: measured crossover on a CPU."""
@@ -65,7 +66,7 @@ def default_solver(num_nodes: int, num_graphs: int) -> LinearSolver:
     return Cholesky() if num_nodes <= DENSE_UP_TO * num_graphs else ConjugateGradient()
 
 
-@torch.library.custom_op("weft::cholesky", mutates_args=())
+@operator("cholesky")
 def _cholesky(edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> Tensor:
     num_nodes = len(diagonal)
     block = num_nodes // num_graphs
@@ -94,7 +95,7 @@ def _cholesky(edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int)
     return lower.mT.contiguous().mT  # column-major, as LAPACK leaves it and as declared below
 
 
-@_cholesky.register_fake
+@torch.library.register_fake("weft::cholesky")
 def _(edges: Tensor, weights: Tensor, diagonal: Tensor, num_graphs: int) -> Tensor:
     block = len(diagonal) // num_graphs
     return weights.new_empty(num_graphs, block, block, dtype=torch.float64).mT
