@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
@@ -131,6 +131,7 @@ def test_a_layer_profile_is_the_diagnosis_of_each_output():
     assert flat[""] == diagnose(inputs, convolution(inputs).detach(), labels)
 
 
+@settings(max_examples=10)
 @given(seed=SEEDS, rows=st.integers(1, 3))
 def test_a_linear_map_stretches_by_its_spectral_norm(seed, rows):
     matrix, generator = draw(seed, 5, 4)
