@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.functional import hessian
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -237,6 +238,22 @@ def test_the_loss_has_the_gradient_of_cross_entropy_at_the_shifted_logits(case, 
     assert not perturbed.is_leaf
     shift = (perturbed - logits).detach()  # a constant of the step
     assert gradcheck(lambda u: F.cross_entropy(u + shift, example.targets), (logits,))
+
+
+@pytest.mark.parametrize("options", LEARNED)
+def test_second_derivatives_are_those_of_cross_entropy_at_the_shifted_logits(case, options):
+    example = case(3, 4, 6)
+    lpl = LPL(ClassStats(example.counts), **options)
+    shift = lpl(example.logits, example.targets) - example.logits
+
+    def learned(logits):
+        return F.cross_entropy(lpl(logits, example.targets), example.targets)
+
+    def fixed(logits):
+        return F.cross_entropy(logits + shift, example.targets)
+
+    assert_close(hessian(learned, example.logits), hessian(fixed, example.logits))
+    assert gradgradcheck(fixed, (example.logits.requires_grad_(),))
 
 
 def test_a_margin_has_derivatives_of_any_order(case):

@@ -113,6 +113,36 @@ def test_the_log_probabilities_of_a_graph_head_are_logits(make):
     assert backbone.weight.grad.abs().sum() > 0
 
 
+class _Trainer:
+    """What training frameworks do: they own the loop and take the loss as a function."""
+
+    def __init__(self, model, loss):
+        self.model, self.loss, self.seen = model, loss, None
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def fit(self, inputs, targets):
+        for _ in range(3):
+            self.seen = self.loss(self.model(inputs), targets)
+            self.optimizer.zero_grad()
+            self.seen.backward()
+            self.optimizer.step()
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.multi_margin_loss])
+def test_any_loop_that_takes_a_loss_function_takes_a_perturbed_one(loss):
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(30, 5, generator=generator), torch.arange(30) % 3
+    perturb = Compose(LogitAdjustment(ClassStats([20, 7, 3])), LPL(ClassStats([20, 7, 3])))
+    torch.manual_seed(0)
+    plain = _Trainer(torch.nn.Linear(5, 3), loss)
+    torch.manual_seed(0)
+    perturbed = _Trainer(torch.nn.Linear(5, 3), lambda u, y: loss(perturb(u, y), y))
+    plain.fit(inputs, targets)
+    perturbed.fit(inputs, targets)
+    assert perturbed.seen.isfinite()
+    assert not torch.equal(perturbed.model.weight, plain.model.weight)
+
+
 def test_no_perturbation_has_parameters_that_a_weight_decay_could_reach():
     stats, labels = ClassStats([5, 3]), ClassStats([5, 3], num_samples=9)
     generator = torch.Generator()
