@@ -124,6 +124,10 @@ def gcl(scale: float) -> Method:
     return Method(perturb, scale=scale)
 
 
+def isda(strength: float, prior: float = 0.0) -> Method:
+    return dataclasses.replace(la(prior) if prior else Method(), spread=strength)
+
+
 def flipped(epsilon: float) -> Method:
     """Turn the signs of LPL by confidence round: a control."""
 
@@ -149,6 +153,7 @@ GIVEN = {
     "LDAM 0.5 / 20": ldam(0.5, 20.0),
     "LDAM-DRW 0.5 / 20": ldam(0.5, 20.0, deferred=True),
     "GCL 20": gcl(20.0),
+    "ISDA 0.5": isda(0.5),
     "LPL 8": lpl(8.0),
     "margin 8": margin(8.0),
     "LPL 6": lpl(6.0),
@@ -196,6 +201,8 @@ BALANCED = {
     "margin by confidence 2": by_confidence(ClassMargin, 2.0),
     "label smoothing 0.1": smoothed(0.1),
     "focal 1": focal(1.0),
+    "ISDA 0.5": isda(0.5),
+    "ISDA 2": isda(2.0),
 }
 # Four settings of its own for each family, times three weight decays: twelve each.
 TUNED_DECAYS = [{"weight_decay": decay} for decay in (5e-4, 1.5e-3, 5e-3)]
@@ -216,6 +223,8 @@ GRIDS: dict[str, dict[str, Method]] = {
         f"{m} / {s}": ldam(m, s, deferred=True) for m, s in product((0.3, 0.5), (10.0, 20.0))
     },
     "GCL": {f"scale {s}": gcl(s) for s in (5.0, 10.0, 20.0, 30.0)},
+    "ISDA": {f"{s}": isda(s) for s in (0.25, 0.5, 1.0, 2.0)},
+    "LA 1 + ISDA": {f"{s}": isda(s, prior=1.0) for s in (0.25, 0.5, 1.0, 2.0)},
     "LPL": {f"{d}": lpl(d) for d in (2.0, 4.0, 6.0, 8.0)},
     "LPL fixed": {f"{e}": lpl(0.0, epsilon=e) for e in (1.0, 2.0, 4.0, 6.0)},
     "margin": {f"{d}": margin(d) for d in (2.0, 4.0, 6.0, 8.0)},

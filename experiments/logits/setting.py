@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from weft.lab.data import load_data
 from weft.lab.long_tail import long_tail
-from weft.logits import ClassStats, LogitAdjustment, Perturbation, PriorShift
+from weft.logits import ISDA, ClassStats, LogitAdjustment, Perturbation, PriorShift
 
 NUM_CLASSES, HIDDEN, TEST_PER_CLASS, SPARE_PER_CLASS = 10, (64, 64), 80, 4
 EPOCHS, BATCH = 100, 64
@@ -31,6 +31,7 @@ class Method:
     Args:
         perturb: makes the perturbation from the counts of the training classes.
         loss: logits and targets to one value per sample (or per sample and label).
+        spread: final strength of ISDA, raised from zero with the epochs, before any perturbation.
         scale: logits are this many times the cosine of features and weights; 0: a linear layer.
         own_loss: makes a loss from the counts, to be used in the place of `loss`.
         deferred: the share of the epochs before it is.
@@ -43,6 +44,7 @@ class Method:
 
     perturb: Callable[[ClassStats], Perturbation] | None = None
     loss: Loss = CROSS_ENTROPY
+    spread: float = 0.0
     scale: float = 0.0
     own_loss: Callable[[ClassStats], Loss] | None = None
     deferred: float = 0.0
@@ -130,9 +132,23 @@ class Networks(nn.Module):
         if inputs.ndim == 4:
             features = features.unflatten(1, inputs.shape[1:3]).amax(2)
         weight, bias = last
+        self.features = features
         if not self.scale:
             return torch.baddbmm(bias, features, weight)
         return self.scale * F.normalize(features, dim=-1) @ F.normalize(weight, dim=1)
+
+
+class LastLayer(nn.Module):
+    """The last layer of one seed, as ISDA reads it."""
+
+    def __init__(self, networks: Networks, lane: int) -> None:
+        super().__init__()
+        self.networks, self.lane = (networks,), lane
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weights as they are now, (classes, features)."""
+        return self.networks[0].weights[-1][self.lane].T
 
 
 def mlps(tasks: Tasks, method: Method, *, hidden: Sequence[int] = HIDDEN) -> Networks:
@@ -164,6 +180,8 @@ def train(
     networks = build(tasks, method).train()
     torch.manual_seed(tasks.seeds[0])  # for perturbations that draw
     perturbations = [method.perturb(stats) for stats in tasks.stats] if method.perturb else []
+    lanes = range(len(tasks.seeds)) if method.spread else ()
+    spreads = [ISDA(LastLayer(networks, lane)) for lane in lanes]
     own = [method.own_loss(stats) for stats in tasks.stats] if method.own_loss else []
     optimizer = torch.optim.SGD(
         networks.parameters(),
@@ -183,6 +201,10 @@ def train(
             if augment:
                 inputs = augment(inputs[0], generators[0])[None]
             logits = networks(inputs)
+            if method.spread:
+                strength = method.spread * epoch / epochs
+                parts = zip(spreads, networks.features, logits, targets, strict=True)
+                logits = torch.stack([widen(*part, strength) for part in parts])
             if perturbations:
                 triples = zip(perturbations, logits, targets, strict=True)
                 logits = torch.stack([change(each, right) for change, each, right in triples])
@@ -199,6 +221,13 @@ def train(
         if method.after_epoch:
             report(method, networks, perturbations, tasks)
     return networks.eval()
+
+
+def widen(isda: ISDA, features: Tensor, logits: Tensor, targets: Tensor, strength: float) -> Tensor:
+    """Return one seed's logits, raised where the features of the class spread."""
+    isda.strength = strength
+    isda.observe(features.detach(), targets)
+    return isda(logits, targets)
 
 
 @torch.no_grad()
