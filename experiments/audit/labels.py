@@ -220,7 +220,7 @@ def show(table: Table, nodes: int, path: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy on the others, %")
     axes[0, 0].legend(fontsize=8)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

@@ -101,22 +101,24 @@ def keep(key: tuple[str, ...], accuracy: float) -> None:
 
 
 def table() -> None:
-    """Print a table per data set and input: graphs down, equations and labels per class across."""
+    """Print a table per equation: graphs down, data, inputs and labels per class across."""
     found = defaultdict(list)
     for row in read():
         graph = row["kernel"], row["bandwidth"], row["k"]
-        place = row["data"], row["input"]
-        found[place, graph, row["equation"], int(row["labels"])].append(float(row["accuracy"]))
-    for place in sorted({key[0] for key in found}):
-        print(f"\n{', '.join(place)}: accuracy in %, mean (standard deviation) of {DRAWS} draws")
-        for rate in RATES:
-            print(f"\n{rate} labels per class\n")
-            print("| kernel | bandwidth | k |", " | ".join(EQUATIONS), "|")
-            print("|---" * (3 + len(EQUATIONS)) + "|")
-            for graph in dict.fromkeys(key[1] for key in found if key[0] == place):
-                cells = [found[place, graph, equation, rate] for equation in EQUATIONS]
-                shown = [f"{mean(x):.1f} ({stdev(x):.1f})" if len(x) > 1 else "–" for x in cells]  # noqa: RUF001
-                print("|", " | ".join([*graph, *shown]), "|")
+        place = f"{row['data']}, {row['input']}, {row['labels']}"
+        found[row["equation"], graph, place].append(float(row["accuracy"]))
+    places = [f"{data}, {source}, {n}" for source in INPUTS for data in DATA for n in RATES]
+    for equation in EQUATIONS:
+        print(f"\n{equation}: accuracy in %, mean (standard deviation) of {DRAWS} draws\n")
+        print("| kernel | bandwidth | k |", " | ".join(places), "|")
+        print("|---" * (3 + len(places)) + "|")
+        for graph in dict.fromkeys(key[1] for key in found):
+            cells = [found[equation, graph, place] for place in places]
+            print(
+                f"| {' | '.join(graph)} |",
+                " | ".join(f"{mean(c):.1f} ({stdev(c):.1f})" for c in cells),
+                "|",
+            )
 
 
 def main() -> None:
