@@ -1,8 +1,9 @@
-"""Draw what the perturbations do on long-tailed digits: three figures, 30 seeds.
+"""Draw what the perturbations do on long-tailed digits, class by class: two figures, 30 seeds.
 
     python experiments/logits/figures.py
 
-Trains four methods at the settings that digits.py chose, in a minute, and writes PNG files here.
+Trains four methods at the settings that digits.py chose, in a minute, and writes PNG files here;
+one of them for the documentation too.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs" / "figures"
 METHODS = {"CE": Method(), "LA 1": la(1.0), "LPL 6": lpl(6.0), "margin 6": margin(6.0)}
 DECAY = 5e-3  # what all of them chose
 COLOURS = dict(zip(METHODS, ("#666666", "#4477aa", "#cc3311", "#ddaa33"), strict=True))
@@ -58,34 +60,24 @@ def line(axes, values: Tensor, name: str) -> None:
     axes.set_xlabel("class, by size (1: largest)")
 
 
-def draw_variation(tasks: Tasks, networks: dict[str, torch.nn.Module]) -> None:
-    """Draw by how much each perturbation raises the loss of a class, relative to that loss.
+def draw_classes(tasks: Tasks, early: Tensor, tables: dict[str, Tensor]) -> None:
+    """Draw by how much each perturbation raises the loss of a class, and the accuracy it brings.
 
-    On the training samples, with the network that cross-entropy alone trained for a tenth of the
-    epochs, so that all perturb the same logits and no loss is zero yet.
+    The loss is that of the training samples under `early`, logits of a network that cross-entropy
+    alone trained for a tenth of the epochs: all perturb the same, and no loss is zero yet.
     """
-    figure, axes = plt.subplots(figsize=(5, 3.2))
-    with torch.no_grad():
-        logits = networks["CE, early"](tasks.inputs)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for name, method in METHODS.items():
-        if not method.perturb:
-            continue
-        triples = zip(tasks.stats, logits, tasks.targets, strict=True)
-        found = torch.stack([loss_variation(method.perturb(s), u, y) for s, u, y in triples])
-        line(axes, by_rank(tasks, found), name)
-    axes.axhline(0, color="black", lw=0.5)
-    axes.set_ylabel("relative change of the loss")
-    axes.legend(frameon=False)
-    save(figure, "loss_variation.png")
-
-
-def draw_accuracy(tasks: Tasks, tables: dict[str, Tensor]) -> None:
-    figure, axes = plt.subplots(figsize=(5, 3.2))
-    for name, table in tables.items():
-        line(axes, 100 * table.diagonal(dim1=1, dim2=2), name)
-    axes.set_ylabel("accuracy on the class, %")
-    axes.legend(frameon=False)
-    save(figure, "accuracy_by_rank.png")
+        if method.perturb:
+            triples = zip(tasks.stats, early, tasks.targets, strict=True)
+            found = [loss_variation(method.perturb(s), u, y) for s, u, y in triples]
+            line(left, by_rank(tasks, torch.stack(found)), name)
+        line(right, 100 * tables[name].diagonal(dim1=1, dim2=2), name)
+    left.axhline(0, color="black", lw=0.5)
+    left.set_ylabel("relative change of the loss")
+    right.set_ylabel("accuracy on the class, %")
+    right.legend(frameon=False)
+    save(figure, HERE / "classes.png", DOCS / "logits.png")
 
 
 def draw_confusion(tables: dict[str, Tensor]) -> None:
@@ -100,11 +92,12 @@ def draw_confusion(tables: dict[str, Tensor]) -> None:
         axes.set_xlabel("taken for (by size)")
     every[0].set_ylabel("class (1: largest)")
     figure.colorbar(image, ax=every, label="% of the class", shrink=0.8)
-    save(figure, "confusion.png")
+    save(figure, HERE / "confusion.png")
 
 
-def save(figure: plt.Figure, name: str) -> None:
-    figure.savefig(HERE / name, dpi=110, bbox_inches="tight")
+def save(figure: plt.Figure, *paths: Path) -> None:
+    for path in paths:
+        figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -112,12 +105,12 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", WeftWarning)
     tasks = digits(SEEDS, imbalance=50)
-    networks, tables = {"CE, early": train(tasks, GIVEN["CE"], epochs=10)}, {}
+    early = train(tasks, GIVEN["CE"], epochs=10)(tasks.inputs).detach()
+    tables = {}
     for name, method in METHODS.items():
-        networks[name] = train(tasks, dataclasses.replace(method, weight_decay=DECAY))
-        tables[name] = confusions(tasks, predict(networks[name], tasks))
-    draw_variation(tasks, networks)
-    draw_accuracy(tasks, tables)
+        networks = train(tasks, dataclasses.replace(method, weight_decay=DECAY))
+        tables[name] = confusions(tasks, predict(networks, tasks))
+    draw_classes(tasks, early, tables)
     draw_confusion(tables)
 
 

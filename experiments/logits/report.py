@@ -6,36 +6,84 @@ python experiments/logits/report.py
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from digits import DECAYS
-from rows import RESULTS, difference, holm, interval, read, values
+from rows import RESULTS, difference, half_width, holm, interval, read, values
 
 from weft.lab.measures import SizeGroups
 from weft.lab.multi_label import load_label_matrix, load_multi_label
 
-# (what is asked, experiment, method, the one it is compared with)
+
+class Question(NamedTuple):
+    """What a method adds to another, and what a prototype with other pixels let expect.
+
+    Args:
+        name: as in README.md.
+        experiment: where both were run.
+        method: what is judged.
+        other: what it is compared with; None asks for the level itself.
+        expected: points.
+        within: the mean must be as near to what was expected.
+        above: the lower end of the interval must be above this.
+        measure: of which the difference is taken.
+    """
+
+    name: str
+    experiment: str
+    method: str
+    other: str | None
+    expected: float | None = None
+    within: float | None = None
+    above: float | None = None
+    measure: str = "balanced"
+
+
+LT, LESS, EVEN = "imbalance 50", "imbalance 10", "balanced, 12 per class"
 QUESTIONS = (
-    ("E1", "imbalance 50", "LPL 8", "LA 1.5"),
-    ("E1", "imbalance 50", "LPL 8", "CE"),
-    ("E2", "imbalance 50", "LPL 8", "margin 8"),
-    ("E2", "imbalance 50", "LPL 6", "margin 6"),
-    ("E2", "imbalance 50", "LA 1 + LPL 4", "LA 1 + margin 4"),
-    ("E3", "imbalance 50", "LPL 1.5, K = 10", "LPL 1.5, K = 10, raw"),
-    ("E3", "imbalance 50", "LPL 8, K = 10", "LPL 8, K = 10, raw"),
-    ("E4", "imbalance 50", "LPL 8", "LPL 8, K = 10"),
-    ("E4", "imbalance 50", "LPL 8, K = 3", "LPL 8, K = 10"),
-    ("E5", "imbalance 10", "LPL 4", "LA 1.5"),
-    ("E5", "imbalance 10", "LPL 4", "margin 4"),
-    ("E6", "imbalance 50", "LA 1, priors sorted (fault)", "LA 1"),
-    ("E7", "balanced, 12 per class", "LPL by confidence 2", "CE"),
-    ("E7", "balanced, 12 per class", "LPL by confidence 2, signs flipped", "CE"),
-    ("E7", "balanced, 12 per class", "LPL by confidence 1, signs flipped", "CE"),
-    ("E7", "balanced, 12 per class", "LPL by confidence 2", "margin by confidence 2"),
-    ("E7", "balanced, 12 per class", "LPL by confidence 2", "label smoothing 0.1"),
-    ("E8", "composed", "LPL shared", "prior shift"),
-    ("E8", "composed", "prior shift + LPL shared", "prior shift"),
-    ("E8", "composed", "prior shift + LPL positives", "prior shift"),
-    ("E8", "composed", "prior shift + LPL shared", "pos_weight"),
+    Question("E1", LT, "CE", None, 81.5, within=1.5),
+    Question("E1", LT, "LA 1", None, 85.2, within=1.5),
+    Question("E1", LT, "LA 1.5", None, 85.6, within=1.5),
+    Question("E1", LT, "LPL 8", None, 87.9, within=1.5),
+    Question("E1", LT, "LPL 8", "LA 1.5", 2.3, above=0),
+    Question("E2", LT, "LPL 8", "margin 8", 0.0, within=0.5),
+    Question("E2", LT, "LPL 6", "margin 6", 0.3, within=0.5),
+    Question("E3", LT, "LPL 1.5, K = 10", "LPL 1.5, K = 10, raw", 2.3, above=1),
+    Question("E3", LT, "LPL 8, K = 10", "LPL 8, K = 10, raw"),
+    Question("E4", LT, "LPL 8", "LPL 8, K = 10", -0.2, within=0.3),
+    Question("E4", LT, "LPL 8, K = 3", "LPL 8, K = 10", -0.1, within=0.3),
+    Question("E5", LESS, "LPL 4", "LA 1.5", 0.6, above=0),
+    Question("E5", LESS, "LPL 4", "margin 4", 0.0, within=0.5),
+    Question("E6", LT, "LA 1, priors sorted (fault)", "LA 1", -8.1, within=1.5),
+    Question("E7", EVEN, "LPL by confidence 2", "CE", 0.6, within=0.5),
+    Question("E7", EVEN, "LPL by confidence 1, signs flipped", "CE", -0.4, within=0.5),
+    Question("E7", EVEN, "LPL by confidence 2", "margin by confidence 2"),
+    Question("E7", EVEN, "LPL by confidence 2", "label smoothing 0.1"),
+    Question("E7", EVEN, "ISDA 2", "CE", 0.9),
+    Question("E8", "composed", "BCE", None, 89.7, within=0.8, measure="map"),
+    Question("E8", "composed", "prior shift", None, 91.2, within=0.8, measure="map"),
+    Question("E8", "composed", "LPL shared", "prior shift", 0.0, within=0.8, measure="map"),
+    *(
+        Question("E8", "composed", method, "prior shift", expected, above=0, measure="map")
+        for method, expected in (
+            ("prior shift + LPL shared", 0.4),
+            ("prior shift + LPL positives", 0.3),
+        )
+    ),
+    Question("E9", "generated", "BCE, post-hoc shift", "BCE", 0.0, within=0.01, measure="map"),
+    Question("E9", "generated", "prior shift", "BCE", -2.3, measure="map"),
+    *(
+        Question("E9", "generated", method, other, expected, above=0, measure="macro_f1")
+        for method, other, expected in (
+            ("BCE, post-hoc shift", "BCE", 14.0),
+            ("prior shift + LPL shared", "BCE, post-hoc shift", 0.7),
+        )
+    ),
+    *(
+        Question("E12", place, method, other)
+        for place in ("fashion_mnist", "cifar10")
+        for method, other in (("LPL", "margin"), ("LA 1 + LPL", "LA 1 + margin"))
+    ),
 )
 # Learned shifts and their control within the same kind of bounds, each tuned.
 TWINS = (
@@ -55,6 +103,7 @@ TWINS = (
     ("margin, bounds by validation", "margin"),
 )
 SINGLE = ("balanced", "head", "mid", "tail", "ece")
+LABELLED = ("composed", "generated", "yeast", "scene", "bibtex")
 MULTI = ("map", "head", "mid", "tail", "macro_f1", "micro_f1")
 
 
@@ -99,13 +148,26 @@ def print_holm(experiment: str, measure: str, other: str) -> None:
 
 
 def print_questions() -> None:
-    print("\n### Questions, paired over seeds\n")
-    print("| | experiment | difference | points |\n|---|---|---|---|")
-    for name, experiment, method, other in QUESTIONS:
-        measure = "map" if experiment == "composed" else "balanced"
-        if {method, other} <= set(methods_of(experiment)):
-            points = against(experiment, method, other, measure)
-            print(f"| {name} | {experiment} | {method} less {other} | {points} |")
+    print("\n### Expected and found, paired over seeds\n")
+    print("| | experiment | points | expected | found | met |\n|---|---|---|---|---|---|")
+    for question in QUESTIONS:
+        name, experiment, method, other, expected, within, above, measure = question
+        if not {method, other or method} <= set(methods_of(experiment)):
+            continue
+        points = values(RESULTS, experiment, method, measure)
+        if other:
+            points = points - values(RESULTS, experiment, other, measure)
+        sign = "+" if other else ""
+        wanted = "-" if expected is None else f"{expected:{sign}.1f}"
+        wanted += f" ± {within:g}" if within else ""
+        wanted += "" if above is None else f", lower end above {above:g}"
+        checks = [within is None or abs(points.mean() - (expected or 0)) <= within]
+        checks.append(above is None or points.mean() - half_width(points) > above)
+        met = "-" if within is None and above is None else "yes" if all(checks) else "**no**"
+        kind = {"balanced": "", "map": ", map", "macro_f1": ", macro F1"}[measure]
+        asked = f"{method} less {other}" if other else method
+        found = difference(points) if other else interval(points)
+        print(f"| {name} | {experiment}{kind} | {asked} | {wanted} | {found} | {met} |")
 
 
 def print_twins() -> None:
@@ -151,6 +213,20 @@ def print_decays() -> None:
     print(f"\nBest of LPL less best of LA over all decays: {difference(lpl - la)}")
 
 
+def print_side_by_side(experiments: Sequence[str], measure: str, other: str) -> None:
+    """Print a measure of every method on several data sets, and the difference to one method."""
+    print(f"\n### {measure}, and the difference to {other}\n")
+    print("| method |", " | ".join(experiments), "|")
+    print("|---" * (1 + len(experiments)) + "|")
+    for method in methods_of(experiments[0]):
+        cells = [
+            f"{values(RESULTS, place, method, measure).mean():.1f}"
+            + (f" ({against(place, method, other, measure)})" if method != other else "")
+            for place in experiments
+        ]
+        print(f"| {method} |", " | ".join(cells), "|")
+
+
 def print_labels() -> None:
     """Print how long the tails of the multi-label data sets are."""
     if "WEFT_DATA" not in os.environ:
@@ -182,7 +258,10 @@ def main() -> None:
     for other in ("LA", "margin"):
         print_holm("imbalance 50, tuned", "balanced", other)
     print_twins()
-    for name in ("composed", "generated", "yeast", "scene", "bibtex"):
+    for measure in ("map", "macro_f1"):
+        print_side_by_side(LABELLED, measure, "prior shift")
+    print_side_by_side(("fashion_mnist", "cifar10"), "balanced", "LA")
+    for name in LABELLED:
         print_table(name, MULTI, ("BCE", "prior shift"))
     if methods_of("composed"):
         print_holm("composed", "map", "prior shift")
