@@ -5,11 +5,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.testing import assert_close
 
-from weft.logits import LPL, ByConfidence, BySize, ClassStats
+from weft.logits import ISDA, LPL, ByConfidence, BySize, ClassStats, MultiLabelLPL, Polarity
 
 SEEDS = st.integers(0, 2**31)
 
@@ -87,29 +89,54 @@ def _free_port():
         return probe.getsockname()[1]
 
 
+def _by_class(kind, steps, example, rows):
+    stats = ClassStats(example.counts, momentum=0.5)
+    bounds = ByConfidence(1.0, 1.0) if "confidence" in kind else BySize(delta_epsilon=4)
+    targets = example.targets[rows]
+    if "soft" in kind:
+        targets = F.one_hot(targets, len(example.counts)).double()
+    return LPL(stats, bounds, steps=steps)(example.logits[rows], targets)
+
+
+def _by_label(kind, steps, example, rows):
+    stats = ClassStats(example.counts, num_samples=2 * example.counts.max().item())
+    bounds = ByConfidence(1.0, 1.0) if "confidence" in kind else BySize(delta_epsilon=4)
+    lpl = MultiLabelLPL(stats, bounds, polarity=Polarity.MARGIN, steps=steps, normalize=False)
+    labels = (example.logits.flip(1) > 0).double()
+    return lpl(example.logits[rows], labels[rows])
+
+
+def _by_spread(kind, steps, example, rows):
+    layer = nn.Linear(3, len(example.counts)).double()
+    layer.weight.data.copy_(example.logits[: len(example.counts), :3])
+    isda = ISDA(layer)
+    for _ in range(steps):
+        isda.observe(example.logits[rows, :3], example.targets[rows])
+    return isda(example.logits[rows], example.targets[rows]).detach()
+
+
+KINDS = [(_by_class, kind) for kind in ("size", "size, soft", "confidence", "confidence, soft")]
+KINDS += [(_by_label, "size"), (_by_label, "confidence"), (_by_spread, "")]
+
+
 def _half_of_the_batch(rank, port, example, expected):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     mine = slice(0, 5) if rank == 0 else slice(5, None)  # parts of different sizes
-    for (name, bounds, steps), perturbed in expected.items():
-        lpl = LPL(ClassStats(example.counts, momentum=0.5), bounds, steps=steps)
-        targets = example.targets[mine]
-        if name == "soft":
-            targets = torch.nn.functional.one_hot(targets, len(example.counts)).double()
-        assert_close(lpl(example.logits[mine], targets), perturbed[mine])
+    for (perturb, kind, steps), perturbed in expected.items():
+        assert_close(perturb(kind, steps, example, mine), perturbed[mine])
     dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 def test_two_processes_with_half_of_the_batch_each_find_the_shifts_of_the_whole(case):
     example = case(1, 6, 14)
-    expected = {}
-    for bounds in (BySize(delta_epsilon=4), ByConfidence(1.0, 1.0)):
-        for steps in (1, 3):
-            lpl = LPL(ClassStats(example.counts, momentum=0.5), bounds, steps=steps)
-            perturbed = lpl(example.logits, example.targets)
-            expected |= {(kind, bounds, steps): perturbed for kind in ("hard", "soft")}
+    expected = {
+        (perturb, kind, steps): perturb(kind, steps, example, slice(None))
+        for perturb, kind in KINDS
+        for steps in (1, 3)
+    }
     mp.spawn(_half_of_the_batch, (_free_port(), example, expected), nprocs=2)
 
 
