@@ -168,16 +168,20 @@ def table() -> None:
         print(f"\n{data}, {source}, {nodes} nodes: accuracy in %, mean (standard deviation)\n")
         print("| method | draws |", " | ".join(map(str, RATES)), "|")
         print("|---" * (2 + len(RATES)) + "|")
+        lines = []
         for key, values in found.items():
-            if key[:3] == place:
-                draws = {d for _, d in values if all((rate, d) in values for rate in RATES)}
-                if len(draws) > 1:
-                    cells = [_cell([values[rate, d] for d in draws]) for rate in RATES]
-                    print(f"| {key[3]} | {len(draws)} |", " | ".join(cells), "|")
+            draws = {d for _, d in values if all((rate, d) in values for rate in RATES)}
+            if key[:3] == place and draws:
+                columns = [[values[rate, d] for d in draws] for rate in RATES]
+                line = f"| {key[3]} | {len(draws)} | {' | '.join(map(_cell, columns))} |"
+                lines.append((mean(map(mean, columns)), line))
+        for _, line in sorted(lines, reverse=True):  # the best of the five columns' mean first
+            print(line)
 
 
 def _cell(values: list[float]) -> str:
-    return f"{mean(values):.1f} ({stdev(values):.1f})"
+    spread = f" ({stdev(values):.1f})" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread}"
 
 
 @torch.no_grad()
