@@ -7,8 +7,8 @@ lab calls DIGITS); its features are the 50 principal components of the images as
 written block by block to a memory-mapped .npy of half precision, in runs/large, each block from a
 seed of its own: a run that was stopped goes on behind its last whole block. Then the labels of
 10 to 100 random rows of each class go through what `weft propagate` calls, and a row is added to
-results.csv: accuracy on all other rows; what is there is not run again. `--write` stops before
-that, for the command itself:
+results.csv: accuracy on all other rows, beside that of the nearest labelled row; what is there is
+not run again. Prints the means. `--write` stops before that, for the command itself:
 
     weft propagate runs/large/features_1000000.npy \
         --labels runs/large/labels_1000000_100.npy -o out.npz --search index
@@ -18,7 +18,9 @@ import argparse
 import csv
 import os
 import sys
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean, stdev
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ KEPT = HERE.parents[1] / "runs" / "large"
 ROOT = Path(os.environ.get("WEFT_DATA", HERE.parents[2] / "shared" / "data"))
 COMPONENTS, BLOCK, K, TOLERANCE = 50, 10_000, 10, 1e-6
 SEARCH = FaissNeighbors(probes=16, least_recall=0.9)
-COLUMNS: tuple[str, ...] = ("rows", "per_class", "seed", "accuracy", "edges", "unreached")
+COLUMNS = ("rows", "per_class", "seed", "accuracy", "nearest", "edges", "unreached")
 RESULTS = HERE / "results.csv"
 
 
@@ -84,6 +86,19 @@ def choose(classes: np.ndarray, per_class: int, seed: int) -> tuple[Path, np.nda
     return path, labels >= 0
 
 
+def nearest(features: Path, labels: np.ndarray, classes: np.ndarray) -> float:
+    """Return the accuracy of the class of the nearest labelled row, in percent."""
+    points = np.load(features, mmap_mode="r")
+    rows = np.flatnonzero(labels)
+    known = torch.from_numpy(points[rows].astype(np.float32))
+    right = 0
+    for at in range(0, len(points), BLOCK):
+        part = torch.from_numpy(points[at : at + BLOCK].astype(np.float32))
+        guess = classes[rows[torch.cdist(part, known).argmin(1).numpy()]]
+        right += int((guess == classes[at : at + BLOCK])[~labels[at : at + BLOCK]].sum())
+    return 100 * right / int((~labels).sum())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -112,15 +127,38 @@ def main() -> None:
             with np.load(output) as arrays:
                 right = arrays["labels"].astype(int) == classes
             accuracy = f"{100 * right[~known].mean():.2f}"
-            keep(setting | {"accuracy": accuracy} | {name: record[name] for name in COLUMNS[4:]})
+            beside = f"{nearest(features, known, classes):.2f}"
+            found = {name: record[name] for name in ("edges", "unreached")}
+            keep(setting | {"accuracy": accuracy, "nearest": beside} | found)
+    show()
+
+
+def read() -> list[dict[str, str]]:
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def done() -> list[dict[str, int]]:
     """Return the settings whose rows are there."""
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open(newline="") as file:
-        return [{name: int(row[name]) for name in COLUMNS[:3]} for row in csv.DictReader(file)]
+    return [{name: int(row[name]) for name in COLUMNS[:3]} for row in read()]
+
+
+def show() -> None:
+    """Print means and standard deviations over the draws."""
+    groups = defaultdict(list)
+    for row in read():
+        groups[row["rows"], row["per_class"]].append(row)
+    print("| rows | labels per class | draws | spread | nearest label | edges | unreached rows |")
+    print("|---" * 7 + "|")
+    for (rows, per_class), found in groups.items():
+        cells = []
+        for name in ("accuracy", "nearest"):
+            values = [float(row[name]) for row in found]
+            cells.append(f"{mean(values):.2f} ({stdev(values):.2f})")
+        same = [found[0][name] for name in ("edges", "unreached")]
+        print(f"| {int(rows):,} | {per_class} | {len(found)} |", " | ".join(cells + same), "|")
 
 
 def keep(row: dict[str, object]) -> None:
