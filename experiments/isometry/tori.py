@@ -253,7 +253,7 @@ def figures() -> None:
                 right = (stack(points, level).argmax(1) == labels[:, level]).double().mean()
             flat = torch.linalg.svd(features - features.mean(0), full_matrices=False)
             plane = (flat.U * flat.S)[:, :2]
-            axes.scatter(*plane.T, c=labels[:, 2], cmap="twilight", s=4, linewidths=0)
+            axes.scatter(*plane.T, c=labels[:, 2], cmap="turbo", s=4, linewidths=0)
             axes.set_title(
                 f"level {level + 1}: {2 ** (level + 1)} classes, {right:.0%} right", size=10
             )
@@ -262,7 +262,7 @@ def figures() -> None:
             axes.set_aspect("equal", adjustable="datalim")
         row[0].set_ylabel(f"isometry, weight {weight:g}" if weight else "cross-entropy alone")
     figure.suptitle("What each block hands on; colour: the 8 finest classes", size=11)
-    figure.savefig(HERE / "torus.png", dpi=110)
+    figure.savefig(HERE / "torus.png", dpi=100)
 
 
 def main() -> None:
