@@ -1,4 +1,4 @@
-"""Cost of a full data set grows little faster than its size: 1,000 to 10,000,000 points.
+"""What a full data set costs as it grows, from 1,000 points to 10,000,000, and with which exponent.
 
 Points are half-precision draws from 200 Gaussian clusters in 8 dimensions, whose classes are
 drawn too; 100 points per class are labelled. Each size goes through files and `weft propagate`'s
@@ -85,13 +85,13 @@ def exponent(rows: dict[str, Any], least: int, value: str = "cpu") -> float:
 
 
 def plot(rows: dict[str, Any], path: Path) -> None:
-    """Draw time and memory against size."""
+    """Draw time and memory against size, from 10,000 points on: below, it is the start alone."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    sizes = sorted(int(size) for size in rows)
+    sizes = sorted(int(size) for size in rows if int(size) >= 10_000)
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     columns = ("seconds", "peak_gigabytes")
     for axis, value, name in zip(axes, columns, ("seconds", "peak memory, GB"), strict=True):
@@ -99,6 +99,10 @@ def plot(rows: dict[str, Any], path: Path) -> None:
         axis.loglog(sizes, shown, "o-", color="#1f5f8b")
         line = [shown[-1] * size / sizes[-1] for size in sizes]
         axis.loglog(sizes, line, ":", color="grey", label="proportional to n")
+        if value == "seconds":
+            power = exponent(rows, 100_000, value)
+            line = [shown[-1] * (size / sizes[-1]) ** power for size in sizes]
+            axis.loglog(sizes, line, "--", color="grey", label=f"proportional to n^{power:.2f}")
         axis.set(xlabel="points", ylabel=name, ylim=(min(shown) / 2, max(shown) * 2))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
@@ -119,7 +123,8 @@ def main() -> None:
     path = RESULTS / f"scaling_{threads}_thread{'' if threads == 1 else 's'}.json"
     stored = json.loads(path.read_text()) if path.exists() and not arguments.quick else {}
     rows = stored.get("sizes", {})
-    print(f"{'n':>12}{'s':>9}{'cpu s':>9}{'GB':>7}{'edges':>12}{'accuracy':>10}  search")
+    print("| points | seconds | processor seconds | peak GB | edges | right, % | search |")
+    print("|---|---|---|---|---|---|---|")
     for size in (1_000, 2_000) if arguments.quick else arguments.sizes:
         if str(size) not in rows or arguments.again:
             command = [sys.executable, __file__, "--child", str(size)]
@@ -130,11 +135,11 @@ def main() -> None:
                 path.write_text(json.dumps(record | {"k": K, "sizes": rows}, indent=2) + "\n")
         row = rows[str(size)]
         print(
-            f"{size:12,}{row['seconds']:9.1f}{row['cpu']:9.1f}{row['peak_gigabytes']:7.2f}"
-            f"{row['edges']:12,}{row['accuracy']:10.4f}  {row['search']}",
+            f"| {size:,} | {row['seconds']:.1f} | {row['cpu']:.1f} | {row['peak_gigabytes']:.2f} "
+            f"| {row['edges']:,} | {100 * row['accuracy']:.1f} | {row['search']} |",
             flush=True,
         )
-    print(f"processor time grows as n^{exponent(rows, 100_000):.2f} from 100,000 points on")
+    print(f"\nprocessor time grows as n^{exponent(rows, 100_000):.2f} from 100,000 points on")
     if arguments.plot:
         plot(rows, arguments.plot)
 

@@ -79,7 +79,8 @@ def main() -> None:
     result: dict[str, dict[str, Any]] = {}
     for kind in ("spread", "flat"):
         tired = {"Cholesky": DENSE_MOST}
-        print(f"\n{kind}, seconds\n{'n':>9}" + "".join(f"{name:>20}" for name in SOLVERS))
+        print(f"\n{kind}: seconds to factor and solve\n\n| nodes |", " | ".join(SOLVERS), "|")
+        print("|---" * (1 + len(SOLVERS)) + "|")
         result[kind] = {}
         for size in (300, 600) if arguments.quick else SIZES:
             free, rhs = system(kind, size)
@@ -91,8 +92,8 @@ def main() -> None:
                 row[name] = {"factor": factor, "solve": solve}
                 if factor + solve > PATIENCE / 4:  # it would be over it at the next size
                     tired[name] = size
-            shown = [f"{sum(row[name].values()):.4f}" if name in row else "-" for name in SOLVERS]
-            print(f"{size:9}" + "".join(f"{value:>20}" for value in shown), flush=True)
+            shown = [f"{sum(row[name].values()):.2g}" if name in row else "–" for name in SOLVERS]  # noqa: RUF001
+            print(f"| {size:,} |", " | ".join(shown), "|", flush=True)
             result[kind][str(size)] = row
     store("solvers", {"k": K, "classes": CLASSES, "kinds": result}, arguments)
 
