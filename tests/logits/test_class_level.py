@@ -176,6 +176,12 @@ def test_samples_count_in_a_class_by_their_shares(case, normalize, seed):
     assert_close(lpl(example.logits, rows), example.logits + rows @ shifts)
 
 
+def test_shifts_are_constants_for_targets_too(case):
+    example = case(2, 4, 6)
+    rows = F.one_hot(example.targets, 4).double().requires_grad_()
+    assert not LPL(ClassStats(example.counts), ByConfidence())(example.logits, rows).requires_grad
+
+
 class _Largest(TorchDispatchMode):
     """Remembers the largest tensor that any operation returns."""
 

@@ -121,11 +121,10 @@ class LPL(Bounded):
         """Return the perturbed logits, in float32 at least."""
         logits = check_batch(logits, targets, self.stats.num_classes)
         # In place, a pass less over memory; the sum has the gradient of its second term.
-        return self._shifts(logits.detach(), targets).add_(logits)
+        return self._shifts(logits.detach(), targets.detach()).add_(logits)
 
-    @torch.no_grad()
     def _shifts(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the shift of each sample, in memory of its own."""
+        """Return the shift of each sample, in memory of its own; nothing here has a gradient."""
         groups = group(targets, self.stats.num_classes, logits.dtype)
         probabilities = logits.softmax(1)
         signed = self.signed_bounds(probabilities, targets)
