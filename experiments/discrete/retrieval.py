@@ -183,8 +183,8 @@ METHODS = {
     "SoftSort straight through": softsort(0.02),
     "contrastive": peer("ContrastiveLoss", neg_margin=0.5),
     "triplet": peer("TripletMarginLoss", margin=0.2),
-    "multi-similarity": peer("MultiSimilarityLoss", beta=10.0),
-    "FastAP": peer("FastAPLoss", num_bins=10),
+    "multi-similarity": peer("MultiSimilarityLoss", beta=20.0),
+    "FastAP": peer("FastAPLoss", num_bins=5),
     "SmoothAP": peer("SmoothAPLoss", temperature=0.01),
 }
 STRENGTHS, NOISES = (2.5, 25.0, 250.0), (0.01, 0.1)

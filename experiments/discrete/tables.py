@@ -99,6 +99,10 @@ PAIRS = [  # experiment, problem, measure, one method less another
             "5 places, a tenth of labels flipped",
         )
     ),
+    *(
+        ("tours", "5 places, gradient noise 0.25", "right", "Identity, affine norm", other)
+        for other in ("Blackbox 5, noise 0.2", "Blackbox 5, affine norm")
+    ),
     ("tours", "8 places", "right", "Identity, affine norm", "Blackbox, noise 0.2"),
     ("matching", "points", "right", "Identity, affine norm", "Identity"),
     ("matching", "points", "right", "Identity, affine norm", "Identity, norm"),
@@ -117,6 +121,9 @@ PAIRS = [  # experiment, problem, measure, one method less another
             "SoftSort straight through",
             "contrastive",
             "triplet",
+            "multi-similarity",
+            "FastAP",
+            "SmoothAP",
         )
     ),
     ("subsets", "digits", "bound", "Identity, std", "I-MLE 100"),
