@@ -18,7 +18,7 @@ except ImportError:
     sys.exit("weft: the command line needs packages that are missing: pip install 'weft[lab]'.")
 
 from weft import __version__
-from weft.lab._equations import EquationName, build_equation
+from weft.lab._equations import SpreadName, build_equation, read_shares
 from weft.lab.recipe import Recipe
 from weft.lab.runs import Run
 
@@ -233,8 +233,11 @@ def propagate(
     least_recall: Annotated[
         float, typer.Option(help="Share of true neighbours the index must find.", min=0, max=1)
     ] = 0.9,
-    equation: Annotated[EquationName, typer.Option(help="How labels spread.")] = "laplace",
+    equation: Annotated[SpreadName, typer.Option(help="How labels spread.")] = "laplace",
     tau: Annotated[float, typer.Option(help="Decay per row.", min=0)] = 0.0,
+    shares: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Shares of the classes, where known.")
+    ] = "",
     tolerance: Annotated[float, typer.Option(help="Relative residual of the solve.")] = 1e-6,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 = torch's.", min=0)] = 0,
     as_json: AsJson = False,
@@ -242,20 +245,21 @@ def propagate(
     """Spread the labels of a few rows over all rows of a file; resumes by itself."""
     import torch
 
-    from weft.graph import ClassMass, ExactNeighbors, FaissNeighbors
+    from weft.graph import ClassMass, ExactNeighbors, FaissNeighbors, VolumeConstraint
     from weft.lab.propagate import propagate
 
     if threads:
         torch.set_num_threads(threads)
-    exact = search == "exact"
+    exact, volumes = search == "exact", read_shares(shares)
+    normalization = ClassMass(below=0.03) if equation == "laplace" else None
     record = propagate(
         features,
         labels,
         output,
-        build_equation(equation, tau),
+        build_equation(equation, tau, volumes),
         ExactNeighbors() if exact else FaissNeighbors(probes=probes, least_recall=least_recall),
         k=k,
-        normalization=ClassMass(below=0.03) if equation == "laplace" else None,
+        normalization=VolumeConstraint(volumes) if volumes else normalization,
         tolerance=tolerance,
     )
     words = ", ".join(f"{name} {value}" for name, value in record.items() if name != "output")

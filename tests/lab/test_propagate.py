@@ -1,6 +1,7 @@
 """Labels of a few rows reach a whole file, and what was computed is not computed again."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from weft import cli
 from weft.graph import ClassMass, ExactNeighbors, Laplace, knn_graph, laplace_learning
+from weft.lab._equations import SpreadName
 from weft.lab._readers import DataError
 from weft.lab.propagate import propagate, read_features, read_labels
 
@@ -183,11 +185,39 @@ def test_the_command_prints_one_line_and_shows_its_stages_on_stderr(files, capsy
         assert arrays["labels"].tolist() == ["4", "10", "2"] * 200
 
 
+@pytest.mark.parametrize("equation", get_args(SpreadName))
+def test_every_equation_spreads_over_a_file_by_its_name(files, equation):
+    output = files / "p.npz"
+    words = ["propagate", files / "x.npy", "--labels", files / "y.npy", "-o", output]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main([*map(str, words), "--equation", equation, "--shares", "1,1,1"])
+    with np.load(output) as arrays:
+        right = arrays["labels"] == np.array(["4", "10", "2"] * 200)
+    assert right.mean() > 0.9
+
+
+def test_known_shares_decide_how_many_rows_a_class_gets(files):
+    points = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
+    np.save(files / "x.npy", points.numpy())  # one cloud: no gap decides
+    output = files / "p.npz"
+    words = ["propagate", files / "x.npy", "--labels", files / "y.npy", "-o", output]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main([*map(str, words), "--shares", "2,2,1"])
+    with np.load(output) as arrays:
+        counts = [(arrays["labels"] == name).sum() for name in arrays["classes"]]
+        assert arrays["classes"].tolist() == ["2", "4", "10"]  # the order of the shares
+    np.testing.assert_allclose(counts, [240, 240, 120], atol=5)
+
+
 def test_a_users_mistake_is_one_line_and_exit_code_2(files, capsys):
+    good = [files / "x.npy", "--labels", files / "y.npy", "-o", files / "p.npz"]
     for words, message in (
         (["no.npy", "--labels", files / "y.npy", "-o", "p.npz"], "no.npy is missing: give"),
         ([files / "x.npy", "--labels", files / "y.npy", "-o", files / "p.csv"], "must be named"),
         ([files / "x.npy", "--labels", files / "y.npy", "-o", files / "p.npz", "--k", 600], "`k`"),
+        ([*good, "--tolerance", 2], "`rtol` must lie between 0 and 1"),
+        ([*good, "--shares", "1;1"], "`shares` must be numbers and commas"),
+        ([*good, "--equation", "poisson_mbo"], "needs the classes' shares, got none"),
     ):
         with pytest.raises(SystemExit, match=r"^2$"):
             cli.main(["propagate", *map(str, words)])

@@ -21,13 +21,37 @@ EquationName = Literal[
     "p_laplace",
 ]
 
+SpreadName = Literal[EquationName, "nearest_label", "sparse", "poisson_mbo"]
+"""Those that spread labels over a file: the last three have no gradient to train a network with."""
 
-def build_equation(name: EquationName, tau: float) -> "Equation":
-    """Return the equation of a name, with its defaults and, where it has one, tau."""
+
+def read_shares(words: str) -> tuple[float, ...]:
+    """Return the classes' shares of a line such as 3,1,1; none of an empty one."""
+    try:
+        return tuple(float(share) for share in words.split(",") if share)
+    except ValueError:
+        raise ValueError(
+            f"`shares` must be numbers and commas, got {words!r}: write one number per class."
+        ) from None
+
+
+def build_equation(name: SpreadName, tau: float, shares: tuple[float, ...] = ()) -> "Equation":
+    """Return the equation of a name, with its defaults and, where it has one, tau.
+
+    Args:
+        name: of the equation.
+        tau: decay.
+        shares: of the classes, for `poisson_mbo`, which needs them.
+    """
     from weft import graph
 
+    if name == "poisson_mbo" and not shares:
+        raise ValueError(
+            "`equation` poisson_mbo needs the classes' shares, got none: pass `shares`, "
+            "such as 3,1,1, or take poisson."
+        )
     laplace = partial(graph.Laplace, tau)
-    equations: dict[EquationName, Callable[[], Equation]] = {
+    equations: dict[SpreadName, Callable[[], Equation]] = {
         "laplace": laplace,
         "random_walk": partial(laplace, laplacian=graph.Laplacian.RANDOM_WALK),
         "symmetric": partial(laplace, laplacian=graph.Laplacian.SYMMETRIC),
@@ -39,5 +63,8 @@ def build_equation(name: EquationName, tau: float) -> "Equation":
         "poisson": graph.Poisson,
         "centered": graph.CenteredKernel,
         "p_laplace": partial(graph.PLaplace, tau=tau),
+        "nearest_label": graph.NearestLabel,
+        "sparse": graph.SparsePropagation,
+        "poisson_mbo": lambda: graph.PoissonMBO(graph.VolumeConstraint(shares)),
     }
     return equations[name]()

@@ -68,6 +68,7 @@ def propagate(
     if output.suffix != ".npz":
         raise ValueError(f"`output` must be named .npz, got {output}: results are named arrays.")
     began = time.monotonic()
+    solver = ConjugateGradient(rtol=tolerance)
     points = read_features(features)
     given = read_labels(labels, len(points))
     known = given.of_row >= 0
@@ -95,7 +96,7 @@ def propagate(
                 known,
                 points=points,
                 normalization=normalization,
-                solver=ConjugateGradient(rtol=tolerance),
+                solver=solver,
             )
     best = scores.argmax(1)
     with _stage(show, "writing", len(points)):
