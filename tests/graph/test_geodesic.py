@@ -143,6 +143,14 @@ def test_dtype_and_device_are_those_of_the_points_and_there_is_no_gradient(dtype
     assert (found.dtype, found.device.type, found.requires_grad) == (dtype, device.type, False)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_pairs_and_labels_of_any_integers_will_do(dtype):
+    points, pairs, labels = draw(6), all_pairs(20), torch.zeros(20)
+    expected = geodesic_distances(points, pairs, k=3)
+    found = geodesic_distances(points, pairs.to(dtype), labels=labels.to(dtype), k=3)
+    assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_no_pairs_and_a_class_of_one_point():
     points = draw(4, 3)
     assert geodesic_distances(points, torch.zeros(2, 0, dtype=torch.long)).shape == (0,)
@@ -159,6 +167,7 @@ def test_no_pairs_and_a_class_of_one_point():
         ({"points": torch.full((20, 2), torch.nan)}, ValueError, "`points` must be finite, got"),
         ({"pairs": torch.zeros(3, 2).long()}, ValueError, r"in shape \(2, m\), got torch.int64 of"),
         ({"pairs": torch.zeros(2, 3)}, ValueError, "`pairs` must hold integers .* got torch.float"),
+        ({"pairs": torch.eye(2) > 0}, ValueError, "must hold integers .* got torch.bool of shape"),
         ({"pairs": [[0], [1]]}, ValueError, "`pairs` must hold integers in shape .*, got list"),
         ({"pairs": torch.tensor([[0], [20]])}, ValueError, r"rows 0..19 of `points`, got 0 to 20"),
         ({"labels": torch.zeros(19).long()}, ValueError, r"shape \(20\), got torch.int64 of shape"),

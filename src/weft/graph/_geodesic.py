@@ -63,6 +63,7 @@ def geodesic_distances(
     check_floating("points", points, "n d")
     check_finite("points", points.detach())
     _check_indices("pairs", pairs, (2, -1))
+    pairs = pairs.long()  # torch takes unsigned bytes for a mask
     if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < len(points):
         raise ValueError(
             f"`pairs` must hold rows 0..{len(points) - 1} of `points`, got {int(pairs.min())} to "
@@ -154,7 +155,7 @@ def _search(lengths: Any, ends: np.ndarray) -> np.ndarray:
 def _check_indices(name: str, indices: Tensor, shape: tuple[int, ...]) -> None:
     fits = isinstance(indices, Tensor) and len(indices.shape) == len(shape)
     fits = fits and all(want in (-1, came) for want, came in zip(shape, indices.shape, strict=True))
-    if not isinstance(indices, Tensor) or indices.is_floating_point() or not fits:
+    if not fits or indices.is_floating_point() or indices.dtype == torch.bool:
         came = type(indices).__name__
         if isinstance(indices, Tensor):
             came = f"{indices.dtype} of shape {tuple(indices.shape)}"
