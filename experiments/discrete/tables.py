@@ -86,6 +86,7 @@ PAIRS = [  # experiment, problem, measure, one method less another
         for problem in ("terrain 18", "terrain 24", "terrain 30", "maps")
         for half in ("", ", half the epochs")
     ),
+    ("tours", "5 places", "right", "Identity, affine norm", "Identity, norm"),
     ("tours", "5 places", "right", "Identity, affine norm", "Identity, std"),
     ("tours", "5 places", "right", "Identity, affine norm", "Identity, std, noise 0.2"),
     ("tours", "5 places", "right", "Identity, affine norm", "Blackbox, noise 0.2"),
