@@ -1,27 +1,40 @@
 """A batch is solved many times faster than by a loop in Python; a layer on it costs little more.
 
-Batches of 70 grids with vertex costs, 70 grids with costs on arcs right and down, and 128
-assignments; all methods get the same costs, and their solutions must cost the same. `ratio` is a
-method's median time over that of weft's solver alone. `layer` is `solve_discrete` with `Identity`,
-forward and backward; `projected` the same with the default projection of its gradient.
+Batches of 70 grids with vertex costs, 70 grids with costs on arcs right and down, 128 assignments,
+and 32 perfect matchings of grids; all methods get the same costs, and their solutions must cost
+the same. `ratio` is a method's median time over that of weft's solver called plainly.
+
+The layer, around the same solver
+- forward: `solve_discrete`, its costs wanting a gradient.
+- bare: forward and backward of the least autograd.Function that torch.func takes, -grad.
+- layer: forward and backward of `solve_discrete` with `Identity`, without projection.
+- projected: the same with the default projection of its gradient.
+- Blackbox: the same with a rule that solves twice.
+- cores: the solver called plainly, with as many threads as the machine has cores; `ratio` below
+  one is what they bring.
 
 Peers
 - heap: Dijkstra's algorithm in plain Python, one grid after the other, on NumPy arrays: how the
   code released with the first papers on such layers solves them.
+- lists: the same on lists, which Python reads faster, with the neighbours listed beforehand.
 - scipy: the same loop with SciPy's Dijkstra, the graph of the grid built once for its shape; for
   assignments, a loop over scipy.optimize.linear_sum_assignment.
+- networkx: matchings by blossoms in plain Python.
 - PyEPO, with --peer: its shortest path on a grid, right and down, by OR-Tools, instance by instance
   as its layers do. PATH is a folder with `pyepo`, `ortools` and what they need, such as the
   site-packages of a virtual environment.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
+from typing import Any
 
+import networkx as nx
 import numpy as np
 import torch
 from _measure import argument_parser, interleave, store
@@ -32,15 +45,18 @@ from torch import Tensor
 
 from weft.discrete import (
     Assignment,
+    Blackbox,
     GraphPath,
     GridPath,
     Identity,
+    PerfectMatching,
     Projection,
+    Rule,
     Solver,
     solve_discrete,
 )
 
-GRIDS, ASSIGNMENTS = 70, 128  # instances in a batch
+GRIDS, ASSIGNMENTS, MATCHINGS = 70, 128, 32  # instances in a batch
 AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
 
 Method = Callable[[Tensor], Tensor]
@@ -78,6 +94,40 @@ def heap_path(costs: np.ndarray) -> np.ndarray:
     return path
 
 
+def lists(costs: Tensor) -> Tensor:
+    """Do what `heap` does, on flat lists."""
+    size = costs.shape[-1]
+    around = [
+        [
+            (row + down) * size + column + right
+            for down, right in AROUND
+            if 0 <= row + down < size and 0 <= column + right < size
+        ]
+        for row in range(size)
+        for column in range(size)
+    ]
+    paths = torch.zeros_like(costs).flatten(1)
+    for path, grid in zip(paths, costs.flatten(1).tolist(), strict=True):
+        distances, before, done = [float("inf")] * size**2, [0] * size**2, [False] * size**2
+        distances[0] = grid[0]
+        queue = [(grid[0], 0)]
+        while not done[-1]:
+            _, here = heappop(queue)
+            if done[here]:
+                continue
+            done[here] = True
+            for near in around[here]:
+                distance = distances[here] + grid[near]
+                if distance < distances[near]:
+                    distances[near], before[near] = distance, here
+                    heappush(queue, (distance, near))
+        trail = [size**2 - 1]
+        while trail[-1]:
+            trail.append(before[trail[-1]])
+        path[trail] = 1
+    return paths.view_as(costs)
+
+
 def scipy_grids(size: int) -> Method:
     """Return a loop over SciPy's Dijkstra; entering a cell costs what the cell costs."""
     cells = np.arange(size * size)
@@ -107,6 +157,23 @@ def scipy_assignments(costs: Tensor) -> Tensor:
     return torch.from_numpy(solution)
 
 
+def networkx(edges: Tensor) -> Method:
+    """Return minimal perfect matchings of a graph, by NetworkX."""
+    place = {frozenset(pair): index for index, pair in enumerate(edges.T.tolist())}
+
+    def solve(costs: Tensor) -> Tensor:
+        solution = torch.zeros_like(costs)
+        for own, chosen in zip(costs.tolist(), solution, strict=True):
+            graph = nx.Graph()
+            pairs = zip(*edges.tolist(), own, strict=True)
+            graph.add_weighted_edges_from((i, j, 10 - cost) for i, j, cost in pairs)
+            found = nx.max_weight_matching(graph, maxcardinality=True)
+            chosen[[place[frozenset(pair)] for pair in found]] = 1
+        return solution
+
+    return solve
+
+
 def pyepo(size: int) -> tuple[Tensor, Method]:
     """Return the arcs of PyEPO's grid and its solutions for costs on them."""
     from pyepo.model.ort import shortestPathModel
@@ -130,6 +197,29 @@ def arcs_right_and_down(size: int) -> Tensor:
     return torch.cat([right, down], 1)
 
 
+class _Bare(torch.autograd.Function):
+    """Solve, and return the negative gradient: nothing else."""
+
+    @staticmethod
+    def forward(costs: Tensor, solver: Solver) -> Tensor:
+        return solver(costs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return -grad, None
+
+
+def on_all_cores(method: Method, costs: Tensor) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    method(costs)
+    torch.set_num_threads(threads)
+
+
 def compare(
     name: str, costs: Tensor, solver: Solver, peers: dict[str, Method], rounds: int
 ) -> dict[str, object]:
@@ -141,14 +231,21 @@ def compare(
     known = costs.clone().requires_grad_()
     grad = torch.randn(costs.shape, generator=torch.Generator().manual_seed(1), dtype=costs.dtype)
 
-    def step(rule: Identity) -> None:
-        solve_discrete(known, solver, rule).backward(grad)
+    def back(solution: Tensor) -> None:
+        torch.autograd.grad(solution, known, grad)
+
+    def step(rule: Rule) -> None:
+        back(solve_discrete(known, solver, rule))
 
     timings = interleave(
         {
             "weft": partial(solver, costs),
+            "forward": partial(solve_discrete, known, solver),
+            "bare": lambda: back(_Bare.apply(known, solver)),
             "layer": partial(step, Identity(Projection.NONE)),
             "projected": partial(step, Identity()),
+            "Blackbox": partial(step, Blackbox(1.0)),
+            "cores": partial(on_all_cores, solver, costs),
             **{peer: partial(method, costs) for peer, method in peers.items()},
         },
         rounds=rounds,
@@ -167,7 +264,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.peer is not None:
         sys.path.append(str(arguments.peer))
-    grids, matrices = ((4,), (5,)) if arguments.quick else ((12, 18, 24, 30), (32, 64, 100))
+    grids, matrices, matchings = (4,), (5,), (4,)
+    if not arguments.quick:
+        grids, matrices, matchings = (12, 18, 24, 30), (32, 64, 100), (4, 8, 12)
     run = partial(compare, rounds=2 if arguments.quick else 15)
     generator = torch.Generator().manual_seed(0)
 
@@ -178,7 +277,7 @@ def main() -> None:
     cases = []
     for size in grids:
         costs = draw(GRIDS, size, size)
-        peers: dict[str, Method] = {"heap": heap, "scipy": scipy_grids(size)}
+        peers: dict[str, Method] = {"heap": heap, "lists": lists, "scipy": scipy_grids(size)}
         cases.append(run(f"grid {size}", costs, GridPath(), peers))
     for size in grids:
         arcs, peers = arcs_right_and_down(size), {}
@@ -189,6 +288,11 @@ def main() -> None:
     for size in matrices:
         costs = draw(ASSIGNMENTS, size, size)
         cases.append(run(f"assignment {size}", costs, Assignment(), {"scipy": scipy_assignments}))
+    for size in matchings:
+        edges = arcs_right_and_down(size)
+        costs = draw(MATCHINGS, edges.shape[1])
+        peer = {"networkx": networkx(edges)}
+        cases.append(run(f"matching {size}", costs, PerfectMatching(edges), peer))
     store("discrete_solvers", {"cases": cases}, arguments)
 
 
