@@ -38,6 +38,7 @@ class Space:
         rough: (y, |y|^2) in float32, where y are the points less their mean: what a query is
             compared with first.
         centre: that mean, of the points there were at first.
+        largest: the largest of |y|^2.
     """
 
     points: Float[Tensor, "n d"]
@@ -48,6 +49,7 @@ class Space:
     scale: float
     rough: Float[Tensor, "n d+1"]
     centre: Float[Tensor, " d"]
+    largest: Float[Tensor, ""]
 
     @classmethod
     def of(
@@ -63,16 +65,19 @@ class Space:
         centre = points.double().mean(0)
         rough = _with_norms(points.double() - centre).float()
         k = min(k, len(points))
-        return cls(points, kth_squared, k, kernel, bandwidth, scale, rough, centre)
+        largest = rough[:, -1].max()
+        return cls(points, kth_squared, k, kernel, bandwidth, scale, rough, centre, largest)
 
     def with_point(self, point: Float[Tensor, "1 d"]) -> "Space":
         """Return the space with one point more, after the others; their bandwidths stay."""
         kth = self._squared(point, self._nearest(point)).amax(1)
+        rough = _with_norms(point.double() - self.centre).float()
         return replace(
             self,
             points=torch.cat([self.points, point.to(self.points.dtype)]),
             kth_squared=torch.cat([self.kth_squared, kth.to(self.kth_squared.dtype)]),
-            rough=torch.cat([self.rough, _with_norms(point.double() - self.centre).float()]),
+            rough=torch.cat([self.rough, rough]),
+            largest=torch.maximum(self.largest, rough[0, -1]),
         )
 
     def link(self, queries: Float[Tensor, "q d"]) -> Links:
@@ -119,7 +124,7 @@ class Space:
             return nearest
         # As in the search for all neighbours, and the points were rounded to float32 before.
         gamma = (self.rough.shape[1] + 8) * torch.finfo(torch.float32).eps
-        error = gamma * (norms + 2 * self.rough[:, -1].max())
+        error = gamma * (norms + 2 * self.largest)
         beyond = near.values.amax(1).double() + norms - error
         unsure = (~(squared.gather(1, order[:, -1:])[:, 0] < beyond)).nonzero().squeeze(1)
         if len(unsure):
