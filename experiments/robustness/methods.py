@@ -13,6 +13,7 @@ TRAINED_AT = {"digits": 0.1, "mnist": 0.3, "fashion_mnist": 0.05}
 head = partial(GraphHead, 10)
 fixed = partial(head, bandwidth=Constant(1.0))
 raw = partial(head, normalize=False)
+raw_fixed = partial(raw, bandwidth=Constant(1.0))
 
 
 def published() -> dict[str, Method]:
@@ -42,6 +43,8 @@ def without_attacks(epsilon: float) -> dict[str, Method]:
         "graph, Jacobian": Method(raw, jacobian),
         "softmax, pairs": Method(objective=pairs),
         "graph, pairs": Method(raw, pairs),
+        "graph, pairs, constant bandwidth": Method(raw_fixed, pairs),
+        "graph on pairs features": Method(raw_fixed, encoder_of="softmax, pairs"),
         "graph, pairs, isometry": Method(raw, Pairs(epsilon, isometry=10.0)),
         "nearest feature, pairs": Method(encoder_of="graph, pairs", nearest=True),
         "nearest pixels": Method(nearest=True),
