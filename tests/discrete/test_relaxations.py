@@ -12,11 +12,14 @@ from torch.testing import assert_close
 from weft.discrete import (
     Assignment,
     Ranking,
+    StraightThrough,
     TopK,
     neural_sort,
     sinkhorn,
     soft_argmin,
+    soft_rank,
     soft_sort,
+    solve_discrete,
 )
 
 seeds = st.integers(0, 2**31)
@@ -152,6 +155,40 @@ def test_neural_sort_is_its_formula():
         assert_close(neural_sort(costs, temperature=0.3)[row - 1], expected)
 
 
+def test_soft_ranks_have_their_known_values():
+    costs = torch.tensor([5.0, 1.0, 2.0]).double()
+    assert_close(soft_rank(costs, temperature=2.0), torch.tensor([1.0, 2.75, 2.25]).double())
+    assert_close(soft_rank(costs, temperature=1.0), Ranking()(costs))
+    assert_close(soft_rank(costs, temperature=1e9), torch.full((3,), 2.0).double())
+
+
+@given(seeds, st.integers(1, 6), st.floats(0.1, 10))
+def test_soft_ranks_are_the_nearest_point_of_the_permutahedron(seed, n, temperature):
+    costs = normal(seed, 2, n)
+    ranks, point = soft_rank(costs, temperature=temperature), -costs / temperature
+    assert_close(ranks.sum(-1), torch.full((2,), n * (n + 1) / 2).double())
+    # Nearest: no vertex, and so no point of the hull, lies beyond it in the direction of `point`.
+    farthest = Ranking()(ranks - point)  # the vertex that is least along ranks - point
+    beyond = ((point - ranks) * (farthest - ranks)).sum(-1)
+    assert (beyond < 1e-9 * (1 + point.abs().sum(-1))).all()
+    descending = ranks.gather(-1, costs.argsort(-1, descending=True))
+    for most in range(1, n + 1):  # inside: any m ranks sum to at least 1 + ... + m
+        assert (descending[:, :most].sum(-1) > most * (most + 1) / 2 - 1e-9).all()
+
+
+def test_soft_ranks_differentiate_by_means_of_blocks():
+    costs = torch.tensor([[5.0, 1.0, 2.0]]).double().requires_grad_()
+    run = lambda costs: soft_rank(costs, temperature=2.0)  # noqa: E731
+    assert gradcheck(run, costs)
+    assert gradgradcheck(run, costs)
+    jacobian = torch.func.jacrev(run)(costs)[0, :, 0]
+    expected = torch.tensor([[0, 0, 0], [0, -0.25, 0.25], [0, 0.25, -0.25]]).double()
+    assert_close(jacobian, expected)
+    rule = StraightThrough(run)
+    solve_discrete(costs, Ranking(), rule)[0, 1].backward()
+    assert_close(costs.grad, expected[[1]])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_relaxations_keep_dtype_and_batch_shape(dtype):
     costs = torch.rand(2, 3, 4, 4, dtype=dtype)
@@ -172,6 +209,7 @@ def test_bad_input_is_refused():
         lambda: sinkhorn(costs, temperature=-1.0),
         lambda: soft_sort(costs, temperature=float("nan")),
         lambda: neural_sort(costs, temperature=float("inf")),
+        lambda: soft_rank(costs, temperature=0.0),
     ):
         with pytest.raises(ValueError, match="`temperature` must be positive and finite, got"):
             call()

@@ -22,7 +22,13 @@ from weft.discrete._noise import Gumbel, Normal, SumOfGamma
 from weft.discrete._perturbed import Perturbed, PerturbedMultiplicative
 from weft.discrete._problem import Problem, Rule, SolverLog
 from weft.discrete._projections import Projection, project_costs
-from weft.discrete._relaxations import neural_sort, sinkhorn, soft_argmin, soft_sort
+from weft.discrete._relaxations import (
+    neural_sort,
+    sinkhorn,
+    soft_argmin,
+    soft_rank,
+    soft_sort,
+)
 from weft.discrete._rules import Blackbox, Identity, StraightThrough
 from weft.discrete._solver import FunctionSolver, Solver
 from weft.discrete._solvers.assignment import Assignment
@@ -85,6 +91,7 @@ __all__ = [
     "recall_loss",
     "sinkhorn",
     "soft_argmin",
+    "soft_rank",
     "soft_sort",
     "soft_top_k",
     "solve_discrete",

@@ -131,3 +131,33 @@ def neural_sort(costs: Float[Tensor, "*b n"], *, temperature: float) -> Float[Te
     gaps = (costs[..., :, None] - costs[..., None, :]).abs().sum(-1)
     slope = n - 1 - 2 * torch.arange(n, device=costs.device)
     return ((slope[:, None] * costs[..., None, :] - gaps[..., None, :]) / temperature).softmax(-1)
+
+
+def soft_rank(costs: Float[Tensor, "*b n"], *, temperature: float) -> Float[Tensor, "*b n"]:
+    """Relax the ranks, 1 for the largest cost: the nearest point of their hull to -costs / t.
+
+    The minimiser of <costs, y> + t |y|^2 / 2 over the permutahedron, t the temperature; where
+    costs are apart by t or more, these are the ranks themselves. Time and memory grow with n^2.
+    The second derivative is zero.
+
+    Args:
+        costs: one list in each row.
+        temperature: in the unit of `costs`.
+
+    Returns:
+        Ranks from 1 to n, between the whole numbers too; rows sum to n (n + 1) / 2.
+
+    Source: Blondel et al., ICML 2020. Its isotonic regression is here the least over the left end,
+        of the largest over the right end, of the mean between: of all segments with an entry.
+    """
+    check_costs(costs, None, 1)
+    check_positive("temperature", temperature)
+    n = costs.shape[-1]
+    ordered, order = (-costs / temperature).sort(-1, descending=True)
+    gaps = ordered - torch.arange(n, 0, -1, device=costs.device)
+    place = torch.arange(n, device=costs.device)
+    length = place - place[:, None] + 1  # of the segment from row to column
+    sums = gaps.cumsum(-1)[..., None, :] - (gaps.cumsum(-1) - gaps)[..., :, None]
+    means = (sums / length.clamp_min(1)).masked_fill(length < 1, -torch.inf)
+    largest = means.flip(-1).cummax(-1).values.flip(-1).masked_fill(length < 1, torch.inf)
+    return torch.zeros_like(costs).scatter(-1, order, ordered - largest.amin(-2))
