@@ -133,8 +133,9 @@ def draw() -> None:
         "softmax, TRADES": "tab:blue",
         "graph, TRADES": "tab:green",
     }
-    tasks = [data for data in RADII if any(row["data"] == data for row in rows)]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.4), squeeze=False)
+    radii_of = {data: {row["epsilon"] for row in rows if row["data"] == data} for data in RADII}
+    tasks = [data for data, radii in radii_of.items() if len(radii - {"inf"}) > 1]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(max(6, 4.2 * len(tasks)), 4), squeeze=False)
     for axis, data in zip(axes[0], tasks, strict=True):
         own = [row for row in rows if row["data"] == data]
         for name, colour in shown.items():
