@@ -3,7 +3,7 @@
     python experiments/low_labels/run.py
     python experiments/low_labels/run.py --input encoder
     python experiments/low_labels/run.py --nodes 2000 --slow 20
-    python experiments/low_labels/run.py --nodes 70000 --draws 5 --slow 0
+    python experiments/low_labels/run.py --nodes 70000 --draws 2 --slow 0
     python experiments/low_labels/run.py --table
 
 On raw pixels, or on the features of an encoder that saw no label. Appends a row per method to
