@@ -272,7 +272,11 @@ each_equation = pytest.mark.parametrize("equation", EQUATIONS, ids=repr)
 
 @each_equation
 def test_a_component_or_node_that_no_label_reaches_abstains(equation):
-    graph = Graph.from_edge_index(torch.tensor([[0, 1, 3], [1, 2, 4]]), num_nodes=6)
+    graph = Graph.from_edge_index(
+        torch.tensor([[0, 1, 3], [1, 2, 4]]),
+        torch.tensor([2.0, 1.0, 1.0]),  # equal ones would leave node 1 undecided: zero, or rounding
+        num_nodes=6,
+    )
     labels, known = one_hot(torch.tensor([0, 0, 1, 0, 0, 0]), 2), torch.arange(6) % 2 == 0
     known[4] = False
     scores = equation(graph, labels, known)
