@@ -131,17 +131,17 @@ def test_a_layer_profile_is_the_diagnosis_of_each_output():
     assert flat[""] == diagnose(inputs, convolution(inputs).detach(), labels)
 
 
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(seed=SEEDS, rows=st.integers(1, 3))
 def test_a_linear_map_stretches_by_its_spectral_norm(seed, rows):
-    matrix, generator = draw(seed, 5, 4)
+    (left, right), generator = draw(seed, 2, 4, 4)
+    values = torch.tensor([3.0, 1.0, 0.5, 0.0], dtype=torch.float64)
+    matrix = torch.linalg.qr(left).Q @ values.diag() @ torch.linalg.qr(right).Q
     inputs = torch.randn(rows, 2, 2, generator=generator, dtype=torch.float64)
-    found = local_lipschitz(
-        lambda x: x.flatten(1) @ matrix.T, inputs, steps=400, generator=generator
-    )
-    norm = torch.linalg.matrix_norm(matrix, 2)
-    assert_close(found, norm.expand(rows), rtol=1e-3, atol=0)
-    assert (found <= norm * (1 + 1e-12)).all()
+    found = local_lipschitz(lambda x: x.flatten(1) @ matrix.T, inputs, generator=generator)
+    # A step shrinks all but the first direction to a ninth; by chance it was small at first.
+    assert_close(found, values[0].expand(rows), rtol=1e-6, atol=0)
+    assert (found <= values[0] * (1 + 1e-12)).all()
 
 
 def test_stretching_is_the_largest_singular_value_of_each_row_and_layer():
