@@ -14,7 +14,7 @@ from scipy.sparse import csgraph
 from torch import Tensor
 
 from weft._check import on_values
-from weft.graph._edges import csr_pattern, node_sums, sort_keys
+from weft.graph._edges import csr_pattern, node_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,8 +284,8 @@ def unique_edges(
     source: Int[Tensor, " m"], target: Int[Tensor, " m"], num_nodes: int
 ) -> tuple[Int[Tensor, "2 e"], Int[Tensor, " e"]]:
     """Join directed pairs into undirected edges; also return their sort keys i * n + j."""
-    key = sort_keys(torch.minimum(source, target) * num_nodes + torch.maximum(source, target))
-    key = torch.unique_consecutive(key)
+    key = torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
+    key = torch.unique_consecutive(key.sort().values)
     return _unpack(key, num_nodes), key
 
 
