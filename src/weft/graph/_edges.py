@@ -58,8 +58,8 @@ def _(edges, num_nodes):
 
 
 def row_starts(row: Int[Tensor, " e"], num_rows: int) -> Int[Tensor, " n+1"]:
-    """Return where each row's entries begin, given the row of each entry, and the end."""
-    return torch.nn.functional.pad(torch.bincount(row, minlength=num_rows).cumsum(0), (1, 0))
+    """Return where each row's entries begin, and the end, given the ascending row of each entry."""
+    return torch.searchsorted(row, torch.arange(num_rows + 1, device=row.device))
 
 
 def csr_matrix(row_start: Tensor, columns: Tensor, values: Tensor) -> Tensor:
