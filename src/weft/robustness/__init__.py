@@ -11,8 +11,11 @@ from weft.robustness._carlini_wagner import CarliniWagner
 from weft.robustness._company import NeighboursOnly, RandomCompany, SwapIn, VictimOnly
 from weft.robustness._coupling import Coupling, coupling
 from weft.robustness._gradient import APGD, FGSM, PGD, Method
+from weft.robustness._landscape import Landscape, landscape
 from weft.robustness._losses import FeatureDistance, Loss, cross_entropy, dlr, margin
+from weft.robustness._masking import Check, Masking, check_masking
 from weft.robustness._model_space import Defence, ModelSpace
+from weft.robustness._noise import Noise
 from weft.robustness._poison import PoisonedAnchors, PoisonedLabels, WithAnchors, poison_labels
 from weft.robustness._search import Predict, Scene, Search, UnderAttack, View
 from weft.robustness._square import Square
@@ -27,16 +30,20 @@ __all__ = [
     "AutoAttack",
     "Ball",
     "CarliniWagner",
+    "Check",
     "Coupling",
     "Defence",
     "FeatureDistance",
     "IndependentRows",
     "JointBatch",
     "LInf",
+    "Landscape",
     "Loss",
+    "Masking",
     "Method",
     "ModelSpace",
     "NeighboursOnly",
+    "Noise",
     "PoisonedAnchors",
     "PoisonedLabels",
     "Predict",
@@ -53,9 +60,11 @@ __all__ = [
     "WithAnchors",
     "Worst",
     "attack",
+    "check_masking",
     "coupling",
     "cross_entropy",
     "dlr",
+    "landscape",
     "margin",
     "poison_labels",
     "worst_case",
