@@ -29,6 +29,7 @@ from weft.discrete._relaxations import (
     soft_rank,
     soft_sort,
 )
+from weft.discrete._retrieval import retrieval_loss
 from weft.discrete._rules import Blackbox, Identity, StraightThrough
 from weft.discrete._solver import FunctionSolver, Solver
 from weft.discrete._solvers.assignment import Assignment
@@ -89,6 +90,7 @@ __all__ = [
     "noise_margin",
     "project_costs",
     "recall_loss",
+    "retrieval_loss",
     "sinkhorn",
     "soft_argmin",
     "soft_rank",
