@@ -263,6 +263,25 @@ def test_faiss_searches_half_precision_as_it_is(generator):
     assert torch.equal(found, FaissNeighbors(cells=20, probes=20)(features.float(), 10))
 
 
+@pytest.mark.parametrize("dim", [3, 70])
+def test_faiss_with_cells_in_cells_is_exact_where_all_are_probed(generator, monkeypatch, dim):
+    pytest.importorskip("faiss", reason="FAISS is not installed")
+    monkeypatch.setattr("weft.graph._approximate._FLAT", 20)
+    features = torch.randn(3000, dim, generator=generator)
+    found = FaissNeighbors(cells=70, probes=70, components=70)(features, 10)
+    assert recall(found, features) == 1.0
+    few = FaissNeighbors(cells=70, probes=12, components=70, least_recall=0.5)(features, 10)
+    assert (few >= 0).all() and (few != torch.arange(3000)[:, None]).all()
+
+
+def test_faiss_with_cells_in_cells_bears_points_that_coincide(generator, monkeypatch):
+    pytest.importorskip("faiss", reason="FAISS is not installed")
+    monkeypatch.setattr("weft.graph._approximate._FLAT", 20)
+    features = torch.randn(5, 3, generator=generator).repeat_interleave(600, 0)
+    found = FaissNeighbors(cells=70, probes=1)(features, 10)
+    assert recall(found, features) == 1.0
+
+
 @pytest.mark.parametrize("least", [-0.1, 1.5])
 def test_faiss_refuses_a_recall_that_is_no_share(least):
     with pytest.raises(ValueError, match=rf"`least_recall` must lie in \[0, 1\], got {least}"):

@@ -4,6 +4,7 @@ Memory beyond the index and the answer is one block of rows.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,12 @@ _CHECKED = 2**12
 _CANDIDATES = 3
 """Candidates per neighbour that are found by principal components and compared in full."""
 
+_CELL = 250
+"""Rows of a cell in sets above a million: a search reads as many then, however many there are."""
+
+_FLAT = 4096
+"""Cells above which they lie in cells themselves, so that no row is compared with all of them."""
+
 
 @dataclass(frozen=True)
 class FaissNeighbors:
@@ -32,12 +39,14 @@ class FaissNeighbors:
 
     Needs the extra `weft[ann]`. Searches on the CPU in float32; half precision is searched as
     it is given, converted block by block. Wide features are searched by their principal
-    components; three times as many candidates as neighbours are then compared in full. How many
+    components; three times as many candidates as neighbours are then compared in full. Above
+    4,096 cells, these lie in cells themselves, of which as many are probed. How many
     true neighbours are found depends on the data: from nearly all on low-dimensional features to
     60 % on isotropic ones, so demand a `least_recall`, or measure with `recall`.
 
     Args:
-        cells: number of cells the space is cut into; `None` takes 4 sqrt(n).
+        cells: number of cells the space is cut into; `None` takes 4 sqrt(n), and n / 250 above a
+            million rows.
         probes: number of cells searched for each row; more is slower and more exact.
         components: number of principal components to search by; features that are no wider are
             searched as they are.
@@ -75,29 +84,36 @@ class FaissNeighbors:
             ) from error
         points = features.detach().cpu()
         count, dim = points.shape
-        cells = max(1, min(self.cells or int(4 * count**0.5), count // _TRAINING))
-        narrow = min(dim, self.components)
-        lists = index = faiss.IndexIVFFlat(faiss.IndexFlatL2(narrow), narrow, cells)
-        if narrow < dim:
-            components = faiss.IndexPreTransform(faiss.PCAMatrix(dim, narrow), lists)
-            index = faiss.IndexRefineFlat(components)
-            index.k_factor = _CANDIDATES
+        cells = self.cells or int(max(4 * count**0.5, count / _CELL))
+        cells = max(1, min(cells, count // _TRAINING))
         spread = torch.linspace(0, count - 1, min(count, _TRAINING * cells), dtype=torch.float64)
-        index.train(_float32(points[spread.long()]))
+        sample = _float32(points[spread.long()])
+        narrow, project = min(dim, self.components), None
+        if narrow < dim:
+            project = faiss.PCAMatrix(dim, narrow)
+            project.train(sample)
+            sample = project.apply(sample)
+        coarse = _two_level(faiss, sample, cells) if cells > _FLAT else faiss.IndexFlatL2(narrow)
+        cells = coarse.ntotal or cells
+        lists = index = faiss.IndexIVFFlat(coarse, narrow, cells)
+        lists.train(sample)
+        del sample
+        if project:
+            index = faiss.IndexRefineFlat(faiss.IndexPreTransform(project, lists))
+            index.k_factor = _CANDIDATES
         blocks = range(0, count, _BLOCK)
         for at in blocks:
             index.add(_float32(points[at : at + _BLOCK]))
-        lists.nprobe = min(cells, self.probes)
         found = torch.empty(count, k, dtype=torch.long)
         for at in blocks:
             part = _float32(points[at : at + _BLOCK])
+            _probe(lists, coarse, self.probes)
             near = torch.from_numpy(index.search(part, k + 1)[1])
-            # A cell that is too small yields fewer than k; such a row is searched everywhere.
-            short = (near < 0).any(1).nonzero().squeeze(1)
-            if len(short):
-                lists.nprobe = cells
+            probes = self.probes
+            while (short := (near < 0).any(1).nonzero().squeeze(1)).numel() and probes < cells:
+                probes = min(cells, 8 * probes)  # cells that are too small: into more of them
+                _probe(lists, coarse, probes)
                 near[short] = torch.from_numpy(index.search(part[short.numpy()], k + 1)[1])
-                lists.nprobe = min(cells, self.probes)
             found[at : at + _BLOCK] = _drop_self(near, first=at)
         if self.least_recall:
             self._check_recall(found, points)
@@ -151,6 +167,41 @@ def recall(
     reached = (points[found[rows]].double() - centre - queries[:, None]).square().sum(2)
     reached[found[rows] == rows[:, None]] = torch.inf  # no row is its own neighbour
     return (reached <= nearest[:, -1:] + 2 * error).double().mean().item()
+
+
+def _probe(lists: Any, coarse: Any, probes: int) -> None:
+    """Search so many cells, and among as many cells of cells where there are any."""
+    lists.nprobe = min(lists.nlist, probes)
+    if hasattr(coarse, "nprobe"):
+        coarse.nprobe = min(coarse.nlist, probes)
+
+
+def _two_level(faiss: Any, sample: np.ndarray, cells: int) -> Any:
+    """Find about so many cells, as an inverted file whose own cells are found first.
+
+    The work is the sample times twice the root of the cells, in training and in every search.
+    """
+    groups = round(cells**0.5)
+    coarse = faiss.Kmeans(sample.shape[1], groups, niter=10)
+    coarse.train(sample)
+    group = coarse.assign(sample)[1]
+    centres = []
+    for rows in np.split(group.argsort(kind="stable"), np.bincount(group).cumsum()[:-1]):
+        inner = faiss.Kmeans(
+            sample.shape[1],
+            max(1, round(cells * len(rows) / len(sample))),
+            niter=10,
+            min_points_per_centroid=1,
+        )
+        if len(rows):
+            inner.train(sample[rows])
+            centres.append(inner.centroids)
+    quantizer = faiss.IndexFlatL2(sample.shape[1])
+    index = faiss.IndexIVFFlat(quantizer, sample.shape[1], groups)
+    quantizer.add(coarse.centroids)
+    index.is_trained = True
+    index.add(np.concatenate(centres))
+    return index
 
 
 def _float32(points: Tensor) -> np.ndarray:
