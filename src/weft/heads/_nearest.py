@@ -3,6 +3,7 @@
 Knows torch; has buffers and no parameters.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -125,9 +126,15 @@ class NearestHead(nn.Module):
         """Return for each row the number of the nearest reference of each class."""
         sizes = torch.bincount(labels)
         start = sizes.cumsum(0) - sizes
+        if self.norm == 2:
+            # Which is nearest may come from matrix products, several times as fast: in float64 and
+            # centred, they mistake only what is equally near to 1e-7 of the references' spread. The
+            # distances themselves, and certificates, are taken by differences.
+            centre = references.double().mean(0)
+            features, references = features.double() - centre, references.double() - centre
         found = [
             torch.stack([part.min(1).indices for part in block.split(sizes.tolist(), 1)], 1) + start
-            for block in self._blocks(features, references)
+            for block in self._blocks(features, references, differences=self.norm != 2)
         ]
         return torch.cat(found) if found else start.new_empty(0, len(sizes))
 
@@ -146,12 +153,17 @@ class NearestHead(nn.Module):
             radii.append(margin.masked_fill_(within, torch.inf).amin(1) / 2)
         return torch.cat(radii).to(at_least_float32(features).dtype)
 
-    def _blocks(self, features: Tensor, references: Tensor) -> Any:
+    def _blocks(
+        self, features: Tensor, references: Tensor, *, differences: bool = True
+    ) -> Iterator[Tensor]:
         """Go through the distances of all rows and references, a few rows at a time."""
         points = references.double()
         for rows in features.split(max(1, _BLOCK // len(points))):
             if len(rows):
-                yield _distances(rows.double(), points, self.norm)
+                if differences:
+                    yield _distances(rows.double(), points, self.norm)
+                else:
+                    yield torch.cdist(rows, points, compute_mode="use_mm_for_euclid_dist")
 
     def _check(self, features: Tensor) -> None:
         check_floating("features", features, "n d")

@@ -45,7 +45,9 @@ class Euclidean:
 
     def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor, " p"]:
         """Return the distances."""
-        return ((x - y).square().sum(1) + self.epsilon**2).sqrt()
+        apart = x - y
+        squares = apart.square() if apart.requires_grad else apart.square_()
+        return (squares.sum(1) + self.epsilon**2).sqrt()
 
 
 _EUCLIDEAN = Euclidean()
@@ -101,24 +103,42 @@ def checked_distances(
 ) -> Float[Tensor, " p"]:
     """Do what `pair_distances` does, for points and pairs that are known to be sound."""
     i, j = pairs
-    size = max(1, len(i))
-    if not (points.requires_grad and torch.is_grad_enabled()):
-        block = _CHUNK.get(points.device.type, _LARGE_CHUNK)
-        size = max(1, block // max(1, points.shape[1]))
     with torch.autocast(points.device.type, enabled=False):
         points = at_least_float32(points)
-        distances = torch.cat(
-            [
-                metric(points.index_select(0, one), points.index_select(0, other))
-                for one, other in zip(i.split(size), j.split(size), strict=True)
-            ]
-        )
-    if distances.shape != i.shape:
+        if not (points.requires_grad and torch.is_grad_enabled()):
+            return _in_blocks(points, i, j, metric)
+        distances = metric(points.index_select(0, i), points.index_select(0, j))
+    _check_one_per_pair(distances, len(i))
+    return distances
+
+
+def _in_blocks(
+    points: Float[Tensor, "n d"], i: Int[Tensor, " p"], j: Int[Tensor, " p"], metric: Metric
+) -> Float[Tensor, " p"]:
+    """Take distances without gradient; all blocks are gathered into the same memory."""
+    width = points.shape[1]
+    block = _CHUNK.get(points.device.type, _LARGE_CHUNK)
+    size = min(max(1, block // max(1, width)), max(1, len(i)))
+    x, y = points.new_empty(size, width), points.new_empty(size, width)
+    distances = points.new_empty(len(i))
+    places = zip(i.split(size), j.split(size), distances.split(size), strict=True)
+    with torch.no_grad():
+        for one, other, found in places:
+            rows = slice(len(one))
+            torch.index_select(points, 0, one, out=x[rows])
+            torch.index_select(points, 0, other, out=y[rows])
+            some = metric(x[rows], y[rows])
+            _check_one_per_pair(some, len(one))
+            found.copy_(some)
+    return distances
+
+
+def _check_one_per_pair(distances: Tensor, count: int) -> None:
+    if distances.shape != (count,):
         raise ValueError(
-            f"`metric` must return one number per pair, shape {tuple(i.shape)}, got "
+            f"`metric` must return one number per pair, shape ({count},), got "
             f"{tuple(distances.shape)}: sum over the second axis."
         )
-    return distances
 
 
 def flat_rows(name: str, tensor: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
