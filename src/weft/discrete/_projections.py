@@ -93,18 +93,17 @@ def project_costs(
 def pull_through(projection: Projection, problem: Problem, grad: Tensor, costs: Tensor) -> Tensor:
     """Return -P'(costs)^T grad in closed form; count the instances that were too short.
 
-    With p the linear part of P and u = p(costs), eq. 14 gives
-    -(p(grad) - a u) / |u| = -p(grad - a costs) / |u|  with a = <u, grad> / |u|^2,
-    because p is a symmetric projection. The latter passes through memory least often.
+    With p the linear part of P, a symmetric projection, and u = p(costs), eq. 14 gives
+    -(p(grad) - a u) / |u|  with a = <u, p(grad)> / |u|^2.
     """
+    step = projection.plane(grad, problem.solver, problem.mask)
     if not projection.normalizes:
-        return -projection.plane(grad, problem.solver, problem.mask)
+        return -step
     useful = projection.plane(costs, problem.solver, problem.mask)
     norm = problem.norm(useful)
     short = norm < FLOOR
     problem.log.floored += int(short.sum())
     scale = norm.clamp_min(FLOOR).reciprocal()
-    inner = torch.linalg.vecdot(useful.flatten(1), grad.flatten(1)).view_as(norm)
+    inner = torch.linalg.vecdot(useful.flatten(1), step.flatten(1)).view_as(norm)
     along = (inner * scale * scale).masked_fill(short, 0.0)
-    step = (grad * -scale).addcmul_(costs, along * scale)
-    return projection.plane(step, problem.solver, problem.mask)
+    return (step * -scale).addcmul_(useful, along * scale)

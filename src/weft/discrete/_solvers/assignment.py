@@ -31,10 +31,14 @@ class Assignment(Solver):
         matrices = costs.double().numpy(force=True)
         solution = np.zeros(costs.shape, dtype=bool)
         if mask is None:
+            pairs = (len(matrices), min(costs.shape[1:]))
+            rows, columns = np.empty(pairs, dtype=int), np.empty(pairs, dtype=int)
 
             def one(instance: int) -> None:
-                rows, columns = linear_sum_assignment(matrices[instance])
-                solution[instance, rows, columns] = True
+                rows[instance], columns[instance] = linear_sum_assignment(matrices[instance])
+
+            for_each(one, len(matrices))
+            solution[np.arange(len(matrices))[:, None], rows, columns] = True
         else:
             allowed = mask.numpy(force=True)
             matrices = np.where(allowed, matrices, np.inf)
@@ -52,7 +56,7 @@ class Assignment(Solver):
                     ) from error
                 solution[instance, rows[i], columns[j]] = True
 
-        for_each(one, len(matrices))
+            for_each(one, len(matrices))
         return torch.from_numpy(solution)
 
     def equalities(self, item: torch.Size) -> Float[Tensor, "r n"]:

@@ -57,9 +57,8 @@ class GridPath(Solver):
         rounding = costs.amax() * (height * width * torch.finfo(cells.dtype).eps)
         distances, hops = self._sweep(cells, start, count_hops=bool(cells.amin() <= rounding))
         padded = width + 2
-        offsets = torch.tensor(
-            [padded * down + right for down, right in _STEPS[self.neighbors]], device=costs.device
-        )
+        steps = (*_STEPS[self.neighbors], (0, 0))
+        offsets = torch.tensor([padded * down + right for down, right in steps]).to(costs.device)
         start, end = ((cell // width + 1) * padded + cell % width + 1 for cell in (start, end))
         unreached = distances.gather(0, end[None])[0].isinf()
         if unreached.any():
@@ -110,28 +109,40 @@ class GridPath(Solver):
         top, bottom, left, right = (
             int(bound) for bound in torch.stack([*row.aminmax(), *column.aminmax()])
         )
-        for sweep in range(1, height * width + _CHECK_EVERY):
-            top, bottom = max(top - 1, 0), min(bottom + 1, height - 1)
-            left, right = max(left - 1, 0), min(right + 1, width - 1)
-            near = border[top : bottom + 3, left : right + 3]
-            found = near[1:-1, 1:-1]
-            best = self._cheapest_neighbor(near)
-            best += cells[top : bottom + 1, left : right + 1]
-            if hops is not None:
-                hops[top + 1 : bottom + 2, left + 1 : right + 2][best < found] = sweep
-            if sweep % _CHECK_EVERY == 0 and not (best < found).any():
-                break
-            torch.minimum(found, best, out=found)
-        return border.flatten(0, 1), hops if hops is None else hops.flatten(0, 1)
+        sweep = 0
+        while True:
+            top, bottom = max(top - _CHECK_EVERY, 0), min(bottom + _CHECK_EVERY, height - 1)
+            left, right = max(left - _CHECK_EVERY, 0), min(right + _CHECK_EVERY, width - 1)
+            found, best, steps = self._relaxation(border[top : bottom + 3, left : right + 3])
+            own = cells[top : bottom + 1, left : right + 1]
+            for _ in range(_CHECK_EVERY):
+                sweep += 1
+                for one, other, out in steps:
+                    torch.minimum(one, other, out=out)
+                best += own
+                if hops is not None:
+                    hops[top + 1 : bottom + 2, left + 1 : right + 2][best < found] = sweep
+                if sweep % _CHECK_EVERY == 0 and not (best < found).any():
+                    return border.flatten(0, 1), hops if hops is None else hops.flatten(0, 1)
+                torch.minimum(found, best, out=found)
 
-    def _cheapest_neighbor(self, near: Tensor) -> Tensor:
-        """Return the least distance around each inner cell; its own may count, being no less."""
-        sides = torch.minimum(near[:, :-2], near[:, 2:])
+    def _relaxation(
+        self, near: Tensor
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """Return the inner cells, where the least distance around each goes, and how it is found.
+
+        By steps (one, other, out), each an elementwise minimum. A cell's own distance may count,
+        being no less.
+        """
+        up, down, inner = near[:-2, 1:-1], near[2:, 1:-1], near[1:-1, 1:-1]
+        best = torch.empty_like(inner)
         if self.neighbors == 4:
-            return torch.minimum(torch.minimum(near[:-2, 1:-1], near[2:, 1:-1]), sides[1:-1])
-        torch.minimum(sides, near[:, 1:-1], out=sides)
-        best = torch.minimum(sides[:-2], sides[2:])
-        return torch.minimum(best, sides[1:-1], out=best)
+            left, right = near[1:-1, :-2], near[1:-1, 2:]
+            return inner, best, [(up, down, best), (best, left, best), (best, right, best)]
+        rows = torch.empty_like(near[:, 1:-1])
+        above, below, level = rows[:-2], rows[2:], rows[1:-1]
+        beside = [(near[:, :-2], near[:, 2:], rows), (rows, near[:, 1:-1], rows)]
+        return inner, best, [*beside, (above, below, best), (best, level, best)]
 
 
 def _walk_back(
@@ -139,17 +150,16 @@ def _walk_back(
 ) -> Tensor:
     """Return the cells from end to start, (steps, batch); instances that arrived stay.
 
-    Each step goes to a neighbour of least distance, and of those to one that was found first.
+    Each step goes to the cell of least distance, and of those to one that was found first.
     (distance, sweep) falls at each step, so no walk runs in circles: a distance d comes from a
-    neighbour that had d or less one sweep before.
+    neighbour that had d or less one sweep before. Only the start has none better than itself.
     """
     trail = [end]
     while len(trail) % _CHECK_EVERY or (trail[-1] != start).any():
-        here = trail[-1]
-        around = here + offsets[:, None]
+        around = trail[-1] + offsets[:, None]
         least = distances.gather(0, around)
         if hops is not None:
             farther = least > least.amin(0)
             least = hops.gather(0, around).masked_fill(farther, torch.iinfo(hops.dtype).max)
-        trail.append(torch.where(here == start, here, here + offsets[least.argmin(0)]))
+        trail.append(around.gather(0, least.argmin(0, keepdim=True))[0])
     return torch.stack(trail)
