@@ -106,12 +106,11 @@ def run(method: Method, seed: int) -> dict[str, float]:
     """Train, and attack each head."""
     task = load("digits", seed)
     inputs, labels = task.test_inputs[:IMAGES], task.test_labels[:IMAGES]
-    found = {}
-    for name, model in heads(method, seed).items():
+    found, models = {}, heads(method, seed)
+    for name, model in models.items():
         measures = measure(model.eval(), inputs, labels)
         found |= {f"{name} {key}": value for key, value in measures.items()}
-    body = train(method, "digits", seed).body
-    near = heads(method, seed)["nearest"][1]
+    body, near = models["nearest"]
     bound = lipschitz(body)
     with torch.no_grad():
         features = body(inputs)
