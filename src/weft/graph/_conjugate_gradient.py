@@ -20,6 +20,9 @@ from weft.graph._operator import operator
 LARGE = 20_000
 """Nodes above which order and precision pay: below, the matrix stays in a processor's cache."""
 
+_ROWS = 2**20
+"""Rows of the matrix that are brought to float64 at once, for the residual."""
+
 
 @dataclass(frozen=True)
 class ConjugateGradient:
@@ -97,7 +100,8 @@ def _permuted(row_start: Tensor, columns: Tensor, order: Tensor) -> tuple[Tensor
     place[order] = torch.arange(len(order))
     count = row_start.diff()[order]
     start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
-    entry = torch.arange(len(columns)) + (row_start[order] - start[:-1]).repeat_interleave(count)
+    entry = (row_start[order] - start[:-1]).repeat_interleave(count)
+    entry += torch.arange(len(columns))
     return start.int(), place[columns[entry]].int(), entry
 
 
@@ -118,7 +122,6 @@ def _conjugate_gradient(
             f"{int((~(diagonal > 0)).nonzero()[0])}: give the node an edge, decay or a label."
         )
     inner = csr_matrix(row_start, columns, scaled)
-    outer = csr_matrix(row_start, columns, weights.double())
     scale = _column_norms(rhs.double())
     sound = scale.isfinite()
     target = torch.where(sound, rhs.double() / torch.where(scale > 0, scale, 1.0), 0.0)
@@ -134,9 +137,11 @@ def _conjugate_gradient(
     goal = max(rtol, 1e-6) if scaled.dtype == torch.float32 else rtol
     while not (residual <= rtol).all():
         bound = unit * (goal / 2 * residual).clamp_min(rtol / 2)
-        steps, update = _iterate(inner, relative, remainder / relative.sqrt(), bound, left)
-        solution = solution + update / relative.sqrt() / largest
-        remainder = target - (diagonal[:, None] * solution - outer @ solution)
+        start = (remainder / relative.sqrt()).to(scaled.dtype)
+        steps, update = _iterate(inner, relative, start, bound, left)
+        solution += update / (relative.sqrt() * largest)
+        remainder = _product(row_start, columns, weights, solution)
+        remainder.addcmul_(diagonal[:, None], solution, value=-1).add_(target)
         previous, residual = residual, _both_norms(remainder, relative) / unit
         left -= steps
         stuck = not (residual.max() < 0.5 * previous.max())  # also stops at NaN
@@ -149,6 +154,21 @@ def _conjugate_gradient(
     # An infinite gradient is no error: loss scaling looks for it and skips the step.
     solution = torch.where(sound, solution * scale, torch.nan).to(rhs.dtype)
     return solution, torch.where(sound, residual[0], torch.nan).to(rhs.dtype)
+
+
+def _product(row_start: Tensor, columns: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+    """Return W x in the dtype of `x`, a block of rows at a time: W is not copied to it whole."""
+    product = torch.empty_like(x)
+    for at in range(0, len(x), _ROWS):
+        start = row_start[at : at + _ROWS + 1]
+        inside = slice(int(start[0]), int(start[-1]))
+        size = (len(start) - 1, len(x))
+        values = weights[inside].to(x.dtype)
+        block = torch.sparse_csr_tensor(
+            start - start[0], columns[inside], values, size, check_invariants=False
+        )
+        product[at : at + _ROWS] = block @ x
+    return product
 
 
 def _both_norms(columns: Tensor, diagonal: Tensor) -> Tensor:
@@ -172,14 +192,14 @@ def _(row_start, columns, weights, scaled, diagonal, rhs, rtol, max_iterations):
 def _iterate(
     adjacency: Tensor, diagonal: Tensor, rhs: Tensor, bound: Tensor, max_iterations: int
 ) -> tuple[int, Tensor]:
-    """Solve (I - adjacency) u = rhs by the recurrence from zero, in the dtype of `adjacency`.
+    """Solve (I - adjacency) u = rhs by the recurrence from zero; overwrites `rhs`.
 
     The system is D^-1/2 A D^-1/2: plain steps on it are Jacobi-preconditioned steps on A. With r
     the residual here, D^1/2 r is that of A; a column is finished when its norm and that of
     D^-1/2 r are at most the two rows of `bound`.
     """
     tiny = torch.finfo(adjacency.dtype).tiny
-    residual = rhs.to(adjacency.dtype, copy=True)  # changed in place below
+    residual = rhs  # changed in place below
     measures = torch.cat([diagonal, 1 / diagonal], dim=1).T.to(residual.dtype)
     bound = bound.to(residual.dtype).square()
     solution = torch.zeros_like(residual)

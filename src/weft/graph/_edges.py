@@ -137,15 +137,18 @@ def _distances_from_products(features: Tensor, edges: Tensor) -> Tensor:
     """
     points = features.double()
     points -= points.mean(0)
-    i, j = edges
-    node = torch.arange(len(points), device=i.device)
+    node = torch.arange(len(points), device=edges.device)
     norms = inner_products(points, node, node)
-    sums = norms[i] + norms[j]
-    squared = sums - 2 * inner_products(points, i, j)
-    close = (squared < 1e-6 * sums).nonzero().squeeze(1)
-    squared = squared.float()
-    squared[close] = _distances_from_differences(features, edges[:, close])
-    return squared
+    parts = []
+    for part in edges.split(2**24, dim=1):  # ten million points have five times as many edges
+        i, j = part
+        sums = norms[i] + norms[j]
+        squared = sums - 2 * inner_products(points, i, j)
+        close = (squared < 1e-6 * sums).nonzero().squeeze(1)
+        squared = squared.float()
+        squared[close] = _distances_from_differences(features, part[:, close])
+        parts.append(squared)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def refuse_nested_forward_mode() -> None:

@@ -281,11 +281,11 @@ def _reachable_by_search(tail: Tensor, head: Tensor, start: Tensor) -> Tensor:
 
 @on_values
 def unique_edges(
-    source: Int[Tensor, " m"], target: Int[Tensor, " m"], num_nodes: int
+    source: Int[Tensor, "*m"], target: Int[Tensor, "*m"], num_nodes: int
 ) -> tuple[Int[Tensor, "2 e"], Int[Tensor, " e"]]:
-    """Join directed pairs into undirected edges; also return their sort keys i * n + j."""
-    key = torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
-    key = torch.unique_consecutive(key.sort().values)
+    """Join directed pairs, broadcast, into undirected edges; also return their keys i * n + j."""
+    key = torch.minimum(source, target).mul_(num_nodes).add_(torch.maximum(source, target))
+    key = torch.unique_consecutive(key.flatten().sort().values)
     return _unpack(key, num_nodes), key
 
 

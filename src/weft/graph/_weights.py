@@ -167,16 +167,15 @@ def knn_graph_and_scales(
             weights = squared_distances(points, edges)
             graph = Graph(edges, weights, num_nodes, max(1, num_graphs))
             return graph, points.new_zeros(num_nodes)
-        found = torch.cat(
-            [neighbors(points[at : at + block], k) + at for at in range(0, num_nodes, block)]
-        )
+        parts = [neighbors(points[at : at + block], k) + at for at in range(0, num_nodes, block)]
+        found = torch.cat(parts) if num_graphs > 1 else parts[0]
         node = torch.arange(num_nodes, device=points.device)
         if found.shape != (num_nodes, k) or (found == node[:, None]).any():
             raise ValueError(
                 f"`neighbors` must return {k} other rows for each of {num_nodes}, got shape "
                 f"{tuple(found.shape)} or a row itself: drop the row from its own neighbours."
             )
-        edges, keys = unique_edges(node.repeat_interleave(k), found.reshape(-1), num_nodes)
+        edges, keys = unique_edges(node[:, None], found, num_nodes)
         squared = squared_distances(points, edges)
         # The edge to the k-th neighbour is among the edges: find it, and its distance is known.
         kth = found[:, -1]

@@ -81,12 +81,13 @@ def propagate(
         found = _stored_neighbors(work, job)
         if found is None:
             with _stage(show, "neighbours", len(points)):
-                found = neighbors(points, k)
+                found = neighbors(points, k).int()
                 _store_neighbors(work, job, found)
         else:
             show.print(f"neighbours: from {work}", soft_wrap=True, markup=False)
         with _stage(show, "graph", len(points)):
             graph = knn_graph(points, k, neighbors=lambda features, k: found)
+            del found
         with _stage(show, "solve", len(points)):
             one_hot = torch.zeros(len(points), len(given.classes))
             one_hot[known, given.of_row[known]] = 1
@@ -180,7 +181,7 @@ def _fingerprint(points: Tensor) -> str:
 def _store_neighbors(work: Path, job: dict[str, Any], found: Tensor) -> None:
     work.mkdir(parents=True, exist_ok=True)
     (work / "job.json").unlink(missing_ok=True)  # it vouches for the file beside it
-    _write(work / "neighbors.npy", lambda file: np.save(file, found.int().numpy()))
+    _write(work / "neighbors.npy", lambda file: np.save(file, found.numpy()))
     write_file(work / "job.json", json.dumps(job, indent=2).encode() + b"\n")
 
 
@@ -189,7 +190,7 @@ def _stored_neighbors(work: Path, job: dict[str, Any]) -> Int[Tensor, "n k"] | N
     try:
         if json.loads((work / "job.json").read_text(encoding="utf-8")) != job:
             return None
-        return torch.from_numpy(np.load(work / "neighbors.npy", allow_pickle=False)).long()
+        return torch.from_numpy(np.load(work / "neighbors.npy", allow_pickle=False))
     except (OSError, ValueError):
         return None
 
