@@ -9,7 +9,7 @@ from weft.graph import WNLL, Constant, Gaussian, Laplace, SelfTuned, Tapered
 from weft.heads import GraphHead
 from weft.robustness import margin
 
-TRAINED_AT = {"digits": 0.1, "mnist": 0.3, "fashion_mnist": 0.05}
+TRAINED_AT = {"digits": 0.1, "mnist": 0.3, "fashion_mnist": 0.05, "cifar10": 0.03137}
 head = partial(GraphHead, 10)
 fixed = partial(head, bandwidth=Constant(1.0))
 raw = partial(head, normalize=False)
@@ -53,8 +53,9 @@ def without_attacks(epsilon: float) -> dict[str, Method]:
 
 def with_attacks(epsilon: float, steps: int = 400) -> dict[str, Method]:
     """Return adversarial training, by softmax and through the graph, at equal steps and passes."""
-    trades = Trades(epsilon)
+    trades, more = Trades(epsilon), Trades(epsilon, warmup=0.0)
     soft = partial(fixed, kernel=Gaussian(2.0))
+    after = {"steps": steps // 2, "starts_from": "softmax, TRADES"}
     return {
         "softmax, PGD training": Method(objective=Adversarial(epsilon), steps=steps),
         "softmax, TRADES": Method(objective=trades, steps=steps),
@@ -67,6 +68,8 @@ def with_attacks(epsilon: float, steps: int = 400) -> dict[str, Method]:
         "graph, TRADES, wide": Method(partial(soft, k=100), trades, steps=steps),
         "graph, TRADES, hard anchors": Method(fixed, encoder_of="graph, TRADES", hardened=epsilon),
         "graph on TRADES features": Method(head, encoder_of="softmax, TRADES"),
+        "softmax, TRADES, then TRADES": Method(objective=more, **after),
+        "graph, TRADES, after softmax": Method(fixed, more, **after),
     }
 
 

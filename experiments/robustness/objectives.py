@@ -78,9 +78,10 @@ class Trades:
     """Cross-entropy at the inputs, and beta times how far predictions nearby diverge from them.
 
     Args:
-        epsilon: radius for pixels in [0, 1]; it grows during the first 30 %.
+        epsilon: radius for pixels in [0, 1].
         steps: gradients for each training step.
         beta: weight of the divergence.
+        warmup: share of the training in which the radius grows.
 
     Source: Zhang et al., ICML 2019.
     """
@@ -88,10 +89,12 @@ class Trades:
     epsilon: float
     steps: int = 5
     beta: float = 6.0
+    warmup: float = 0.3
 
     def __call__(self, model, inputs, labels, generator, progress) -> Tensor:
         """Return the loss."""
-        epsilon = self.epsilon * min(1.0, progress / 0.3 + 0.05)
+        growth = progress / self.warmup + 0.05 if self.warmup else 1.0
+        epsilon = self.epsilon * min(1.0, growth)
         with torch.no_grad(), evaluating(model):
             clean = model(inputs).softmax(1)
 

@@ -1,5 +1,6 @@
 """Data, networks and training: every method sees the same encoder, images, steps and optimiser."""
 
+import copy
 import os
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from weft.lab.data import load_data
 ROOT = Path(os.environ.get("WEFT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 KEPT = Path(__file__).parents[2] / "runs" / "robustness"
 WIDTH = 100
-VALIDATION = {"digits": 250, "mnist": 1000, "fashion_mnist": 1000}
+VALIDATION = {"digits": 250, "mnist": 1000, "fashion_mnist": 1000, "cifar10": 500}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Method:
         final_anchors: the same, when it predicts.
         hardened: the anchors that predict are joined by themselves, moved by PGD in this radius.
         encoder_of: take the encoder of this method as it is, instead of training one.
+        starts_from: begin with the network of this method, and at half the learning rate; a graph
+            head then sees its logits instead of its features.
         nearest: decide by the nearest training image, in the features of `encoder_of` if given,
             otherwise in pixels and the L-infinity norm; no graph.
         pixels: the graph is one of pixels; nothing is trained.
@@ -56,6 +59,7 @@ class Method:
     final_anchors: int = 30
     hardened: float = 0.0
     encoder_of: str = ""
+    starts_from: str = ""
     nearest: bool = False
     pixels: bool = False
     until_as_good_as: str = ""
@@ -79,15 +83,16 @@ def load(name: str, *, test: int, tuning: bool = False) -> Images:
     return Images(inputs[kept], data.train_labels[kept], pair[0][:test], pair[1][:test])
 
 
-def encoder(side: int) -> nn.Sequential:
+def encoder(channels: int, side: int) -> nn.Sequential:
     """Two convolutions and a linear layer: the small network of the literature on certificates.
 
     Source: Wong, Kolter, ICML 2018 (16 and 32 channels, 4 x 4, stride 2, width 100). Digits of
         8 x 8 pixels have 3 x 3 convolutions, the first without a stride.
     """
-    first = nn.Conv2d(1, 16, 4, 2, 1) if side == 28 else nn.Conv2d(1, 16, 3, 1, 1)
-    second = nn.Conv2d(16, 32, 4, 2, 1) if side == 28 else nn.Conv2d(16, 32, 3, 2, 1)
-    width = 32 * (side // 4) ** 2 if side == 28 else 32 * (side // 2) ** 2
+    small = side == 8
+    first = nn.Conv2d(channels, 16, 3, 1, 1) if small else nn.Conv2d(channels, 16, 4, 2, 1)
+    second = nn.Conv2d(16, 32, 3, 2, 1) if small else nn.Conv2d(16, 32, 4, 2, 1)
+    width = 32 * (side // 2 if small else side // 4) ** 2
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(width, WIDTH))
 
 
@@ -100,7 +105,7 @@ def make(data: str, images: Images, name: str, methods: dict[str, Method], seed:
     """Return a method's classifier in evaluation mode, trained now or kept from before."""
     method, path = methods[name], kept_at(data, name, seed)
     torch.manual_seed(seed)
-    body = encoder(images.inputs.shape[-1])
+    body = encoder(*images.inputs.shape[1:3])
     if method.encoder_of:
         source = make(data, images, method.encoder_of, methods, seed)
         body = encoder_of(source)
@@ -109,10 +114,14 @@ def make(data: str, images: Images, name: str, methods: dict[str, Method], seed:
         return nearest(method, body, images)
     if method.pixels:
         body = nn.Flatten()
-    if method.head is None:
-        model = nn.Sequential(body, nn.ReLU(), LinearHead(WIDTH, 10))
-    else:
+    if method.starts_from:
+        body = copy.deepcopy(make(data, images, method.starts_from, methods, seed))
+    if method.head is not None:
         model = GraphClassifier(body, method.head(), *anchors(images, method.anchors, generator))
+    elif method.starts_from:
+        model = body
+    else:
+        model = nn.Sequential(body, nn.ReLU(), LinearHead(WIDTH, 10))
     if path.exists():
         model.load_state_dict(torch.load(path))
         return model.eval()
@@ -140,7 +149,8 @@ def train(
     batch: int = 128,
 ) -> None:
     """Train by Adam at 2e-3, which falls to zero in the last half; or stop at the goal."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, weight_decay=method.weight_decay)
+    rate = 1e-3 if method.starts_from else 2e-3
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=method.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, 2 * (1 - step / method.steps))
     )

@@ -7,6 +7,7 @@ import numpy as np
 from methods import all_methods, published
 from rows import HERE, RESULTS, interval, read
 from run import RADII
+from threats import THREATS
 
 PAIRS = {  # what is compared seed by seed
     "graph": "softmax",
@@ -14,6 +15,7 @@ PAIRS = {  # what is compared seed by seed
     "graph, pairs": "softmax, pairs",
     "graph, PGD training": "softmax, PGD training",
     "graph, TRADES": "softmax, TRADES",
+    "graph, TRADES, after softmax": "softmax, TRADES, then TRADES",
 }
 
 
@@ -105,6 +107,21 @@ def small_changes(data: str) -> None:
             print(f"| {name} | " + " | ".join(cells) + " |")
 
 
+def threat_models() -> None:
+    """Print the worst case under each threat model, and the clean accuracy in it."""
+    rows = [row for row in read(THREATS) if row["attack"] == "worst case"]
+    threats = list(dict.fromkeys(row["threat"] for row in rows))
+    print("\n### digits, other threat models\n\n| method | " + " | ".join(threats) + " |")
+    print("|---" * (1 + len(threats)) + "|")
+    for name in dict.fromkeys(row["method"] for row in rows):
+        cells = []
+        for threat in threats:
+            own = [row for row in rows if (row["method"], row["threat"]) == (name, threat)]
+            clean, worst = ([float(row[key]) for row in own] for key in ("clean", "accuracy"))
+            cells.append(f"{interval(clean)} → **{interval(worst)}**" if own else "")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,6 +134,7 @@ def main() -> None:
             table(data, all_methods(data))
             certificates(data)
             small_changes(data)
+    threat_models()
 
 
 def draw() -> None:
