@@ -15,6 +15,7 @@ from weft.logits import (
     ClassStats,
     Compose,
     GaussianCloud,
+    LabelSmoothing,
     LogitAdjustment,
     MultiLabelLPL,
     NegativeTolerance,
@@ -152,5 +153,6 @@ def test_no_perturbation_has_parameters_that_a_weight_decay_could_reach():
         GaussianCloud(stats, generator=generator),
         *(make(labels) for make in (PriorShift, NegativeTolerance, MultiLabelLPL)),
         ISDA(torch.nn.Linear(4, 2)),
+        LabelSmoothing(),
     ):
         assert list(perturbation.parameters()) == []

@@ -127,7 +127,7 @@ def test_rebalanced_weights_are_the_formula():
     assert_close(found, 0.1 + torch.sigmoid(10 * (expected - 0.3)))
 
 
-def test_label_smoothing_is_a_perturbation_only_where_no_wrong_class_is_below_its_share(case):
+def test_label_smoothing_is_a_constant_shift_only_where_no_wrong_class_is_below_its_share(case):
     # Its gradient p - (1 - s) e_y - s / c is that of cross-entropy at shifted logits whose
     # softmax is p + s (e_y - 1 / c): a distribution only where each wrong p exceeds s / c.
     example, s = case(4, 4, 6), 0.1

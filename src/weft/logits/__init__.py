@@ -14,6 +14,7 @@ from weft.logits._losses import (
 )
 from weft.logits._multilabel import NegativeTolerance, PriorShift
 from weft.logits._multilabel_lpl import MultiLabelLPL, Polarity
+from weft.logits._smoothing import LabelSmoothing
 from weft.logits._stats import ClassStats
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ClassStats",
     "Compose",
     "GaussianCloud",
+    "LabelSmoothing",
     "LogitAdjustment",
     "MultiLabelLPL",
     "NegativeTolerance",
