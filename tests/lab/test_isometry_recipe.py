@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from weft.isometry import (
     Correlation,
     IsometryRegularizer,
+    Ranking,
     Reduction,
     SquaredError,
     Stress,
@@ -33,6 +34,7 @@ TERMS = {
     "paper": {"discrepancy": SquaredError(), "reduction": Reduction.MATRIX},
     "stress": {"discrepancy": Stress()},
     "correlation": {"discrepancy": Correlation()},
+    "rank": {"discrepancy": Ranking()},
 }
 
 

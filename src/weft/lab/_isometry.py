@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-IsometryName = Literal["none", "paper", "stress", "correlation"]
+IsometryName = Literal["none", "paper", "stress", "correlation", "rank"]
 
 _PAIRS_PER_SAMPLE = 16  # all of them, up to about 300 samples of 10 classes
 
@@ -24,13 +24,19 @@ def build_isometry(
     from weft.isometry import (
         Correlation,
         IsometryRegularizer,
+        Ranking,
         Reduction,
         SquaredError,
         Stress,
         WithinClass,
     )
 
-    terms = {"paper": SquaredError(), "stress": Stress(), "correlation": Correlation()}
+    terms = {
+        "paper": SquaredError(),
+        "stress": Stress(),
+        "correlation": Correlation(),
+        "rank": Ranking(),
+    }
     return IsometryRegularizer(
         backbone,
         {"": weight},
