@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from weft.graph import geodesic_distances, knn_graph
+from weft.graph import Geodesics, geodesic_distances, knn_graph
 
 SEEDS = st.integers(0, 2**31)
 
@@ -136,11 +136,46 @@ def test_equal_points_are_at_distance_zero():
     assert geodesic_distances(points, all_pairs(6), k=2).abs().max() < 1e-30
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@settings(max_examples=20)
+@given(seed=SEEDS, bridges=st.booleans())
+def test_kept_distances_are_the_same_in_any_order_of_asking(seed, bridges):
+    points, labels = draw(seed, 24), torch.arange(24) % 3
+    labels[-1] = -1
+    pairs = all_pairs(24)
+    pairs = pairs[:, (labels[pairs[0]] == labels[pairs[1]]) & (labels[pairs[0]] >= 0)]
+    options = {"labels": labels, "k": 2, "bridges": bridges}
+    expected = geodesic_distances(points, pairs, **options)
+    geodesics = Geodesics(points, **options)
+    order = torch.randperm(pairs.shape[1], generator=torch.Generator().manual_seed(seed))
+    for part in order.split(7):
+        assert_close(geodesics(pairs[:, part]), expected[part])
+        assert_close(geodesics(pairs[:, part].flip(0)), expected[part])
+
+
+def test_kept_distances_are_searched_once(monkeypatch):
+    geodesics = Geodesics(draw(8), k=3)
+    pairs = torch.tensor([[0, 0, 1], [5, 6, 7]])
+    expected = geodesics(pairs)
+    monkeypatch.delattr("weft.graph._geodesic.csgraph.dijkstra")
+    assert_close(geodesics(pairs), expected, rtol=0, atol=0)
+
+
+def test_kept_distances_are_of_the_points_as_they_were():
+    points = draw(9)
+    geodesics, pairs = Geodesics(points, k=3), all_pairs(20)
+    expected = geodesic_distances(points, pairs, k=3)
+    points.mul_(2)
+    assert_close(geodesics(pairs), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_and_device_are_those_of_the_points_and_there_is_no_gradient(dtype, device):
     points = draw(3).to(device, dtype).requires_grad_()
-    found = geodesic_distances(points, all_pairs(20).to(device), k=4)
-    assert (found.dtype, found.device.type, found.requires_grad) == (dtype, device.type, False)
+    for found in (
+        geodesic_distances(points, all_pairs(20).to(device), k=4),
+        Geodesics(points, k=4)(all_pairs(20).to(device)),
+    ):
+        assert (found.dtype, found.device.type, found.requires_grad) == (dtype, device.type, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
@@ -149,6 +184,8 @@ def test_pairs_and_labels_of_any_integers_will_do(dtype):
     expected = geodesic_distances(points, pairs, k=3)
     found = geodesic_distances(points, pairs.to(dtype), labels=labels.to(dtype), k=3)
     assert_close(found, expected, rtol=0, atol=0)
+    kept = Geodesics(points, labels=labels.to(dtype), k=3)(pairs.to(dtype))
+    assert_close(kept, expected)
 
 
 def test_no_pairs_and_a_class_of_one_point():
@@ -157,6 +194,9 @@ def test_no_pairs_and_a_class_of_one_point():
     alone = torch.tensor([[0], [0]])
     labels = torch.tensor([0, 1, 1])
     assert geodesic_distances(points, alone, labels=labels).tolist() == [0]
+    geodesics = Geodesics(points, labels=labels)
+    assert geodesics(torch.zeros(2, 0, dtype=torch.long)).shape == (0,)
+    assert geodesics(alone).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -180,3 +220,6 @@ def test_refuses_what_it_cannot_use(change, error, message):
     arguments = {"points": draw(5), "pairs": torch.tensor([[0], [1]]), **change}
     with pytest.raises(error, match=message):
         geodesic_distances(**arguments)
+    pairs = arguments.pop("pairs")
+    with pytest.raises(error, match=message):
+        Geodesics(**arguments)(pairs)

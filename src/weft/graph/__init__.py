@@ -20,7 +20,7 @@ from weft.graph._centered import CenteredKernel
 from weft.graph._convex import ConvexEnergy, PLaplace
 from weft.graph._equation import Equation, Problem, Unreached
 from weft.graph._fit import Fitted, fit_equation
-from weft.graph._geodesic import geodesic_distances
+from weft.graph._geodesic import Geodesics, geodesic_distances
 from weft.graph._graph import Graph
 from weft.graph._insight import label_weights
 from weft.graph._interop import from_dgl, from_networkx, from_pyg, to_networkx
@@ -67,6 +67,7 @@ __all__ = [
     "Fitted",
     "Gauge",
     "Gaussian",
+    "Geodesics",
     "Graph",
     "Kernel",
     "LabelPosterior",

@@ -1,6 +1,7 @@
 """Distances along a point set: shortest paths on its nearest-neighbour graph.
 
-Paths are searched from as few nodes as the asked pairs allow, by SciPy, on the CPU. Knows graphs.
+Paths are searched from as few nodes as the asked pairs allow, by SciPy, on the CPU; where they are
+asked for again and again, they are kept. Knows graphs.
 """
 
 from typing import Any
@@ -60,26 +61,74 @@ def geodesic_distances(
 
     Source: Tenenbaum, de Silva, Langford, Science 290, 2000 (Isomap), step 2; bridges are ours.
     """
-    check_floating("points", points, "n d")
-    check_finite("points", points.detach())
-    _check_indices("pairs", pairs, (2, -1))
-    pairs = pairs.long()  # torch takes unsigned bytes for a mask
-    if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < len(points):
-        raise ValueError(
-            f"`pairs` must hold rows 0..{len(points) - 1} of `points`, got {int(pairs.min())} to "
-            f"{int(pairs.max())}: count from zero."
-        )
-    if labels is None:
-        labels = torch.zeros(len(points), dtype=torch.long, device=points.device)
-    _check_indices("labels", labels, (len(points),))
-    across = (labels[pairs[0]] != labels[pairs[1]]) | (labels[pairs[0]] < 0)
-    if across.any():
-        i, j = pairs[:, across][:, 0].tolist()
-        raise ValueError(
-            f"`pairs` must join points of one class, got {i} and {j} of classes {int(labels[i])} "
-            f"and {int(labels[j])}: drop the pair, or leave `labels` out for paths over all points."
-        )
+    labels = _check_points(points, labels)
+    pairs = _check_pairs(pairs, labels)
     return _distances(points, pairs, labels, k, bridges, neighbors)
+
+
+class Geodesics:
+    """The distances of `geodesic_distances`, for one set of points that is asked again and again.
+
+    Training in batches asks for other pairs in each step. The graph of a class is made when it is
+    first needed; each search from a point is done once, and its distances to the point's class are
+    kept: in the end, and in memory, one number for each two points of a class.
+
+        geodesics = Geodesics(points, labels=labels)
+        distances = geodesics(rows[pairs])  # rows: those of the batch; pairs: inside the batch
+
+    Args:
+        points: one row per point. They are taken as they are now.
+        labels: as in `geodesic_distances`, like the next three.
+        k: neighbours of each point.
+        bridges: join the parts of a graph that falls apart.
+        neighbors: the search of neighbours.
+
+    Raises:
+        TypeError: `points` are not floating point.
+        ValueError: wrong shapes, NaN, or labels that are no integers.
+    """
+
+    def __init__(
+        self,
+        points: Float[Tensor, "n d"],
+        *,
+        labels: Int[Tensor, " n"] | None = None,
+        k: int = 10,
+        bridges: bool = True,
+        neighbors: Neighbors = _EXACT,
+    ) -> None:
+        self._labels = _check_points(points, labels).clone()
+        self._points = points.detach().clone()
+        self._options = k, bridges, neighbors
+        self._place = torch.empty_like(self._labels, dtype=torch.long)  # of points in their class
+        self._lengths: dict[int, Any] = {}
+        self._from: dict[tuple[int, int], np.ndarray] = {}  # by class and place
+
+    def __call__(self, pairs: Int[Tensor, "2 m"]) -> Float[Tensor, " m"]:
+        """Return the distance of each pair of points, as `geodesic_distances` does."""
+        pairs = _check_pairs(pairs, self._labels)
+        found = np.empty(pairs.shape[1], at_least_float32(self._points[:0]).cpu().numpy().dtype)
+        classes = self._labels[pairs[0]]
+        for label in classes.unique().tolist():
+            lengths = self._class_lengths(label)
+            own = (classes == label).nonzero().squeeze(1)
+            first, second = self._place[pairs[:, own]].cpu().numpy()
+            new = [p for p in np.unique(first).tolist() if (label, p) not in self._from]
+            if new:
+                table = np.asarray(csgraph.dijkstra(lengths, directed=False, indices=new))
+                rows = table.astype(found.dtype)
+                self._from |= {(label, p): row for p, row in zip(new, rows, strict=True)}
+            at = [self._from[label, p][q] for p, q in zip(first, second, strict=True)]
+            found[own.cpu().numpy()] = at
+        return torch.from_numpy(found).to(self._points)
+
+    def _class_lengths(self, label: int) -> Any:
+        if label not in self._lengths:
+            members = (self._labels == label).nonzero().squeeze(1)
+            self._place[members] = torch.arange(len(members), device=members.device)
+            points = at_least_float32(self._points[members])
+            self._lengths[label] = _length_matrix(points, *self._options)
+        return self._lengths[label]
 
 
 @on_values
@@ -150,6 +199,34 @@ def _search(lengths: Any, ends: np.ndarray) -> np.ndarray:
         here = (start <= row) & (row < start + step)
         found[here] = table[row[here] - start, targets[here]]
     return found
+
+
+def _check_points(points: Tensor, labels: Tensor | None) -> Int[Tensor, " n"]:
+    """Return the labels: where there are none, one class of all points."""
+    check_floating("points", points, "n d")
+    check_finite("points", points.detach())
+    if labels is None:
+        return torch.zeros(len(points), dtype=torch.long, device=points.device)
+    _check_indices("labels", labels, (len(points),))
+    return labels
+
+
+def _check_pairs(pairs: Tensor, labels: Int[Tensor, " n"]) -> Int[Tensor, "2 m"]:
+    _check_indices("pairs", pairs, (2, -1))
+    pairs = pairs.long()  # torch takes unsigned bytes for a mask
+    if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < len(labels):
+        raise ValueError(
+            f"`pairs` must hold rows 0..{len(labels) - 1} of `points`, got {int(pairs.min())} to "
+            f"{int(pairs.max())}: count from zero."
+        )
+    across = (labels[pairs[0]] != labels[pairs[1]]) | (labels[pairs[0]] < 0)
+    if across.any():
+        i, j = pairs[:, across][:, 0].tolist()
+        raise ValueError(
+            f"`pairs` must join points of one class, got {i} and {j} of classes {int(labels[i])} "
+            f"and {int(labels[j])}: drop the pair, or leave `labels` out for paths over all points."
+        )
+    return pairs
 
 
 def _check_indices(name: str, indices: Tensor, shape: tuple[int, ...]) -> None:
