@@ -52,7 +52,7 @@ def weft(inputs: np.ndarray, classes: np.ndarray, rows: np.ndarray, index: bool)
         laplace_learning,
     )
 
-    search = FaissNeighbors(least_recall=0.95) if index else ExactNeighbors()
+    search = FaissNeighbors(probes=12, least_recall=0.95) if index else ExactNeighbors()
     clock = time.perf_counter()
     with torch.no_grad():
         graph = knn_graph(torch.from_numpy(inputs), K, neighbors=search)

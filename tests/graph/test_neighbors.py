@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from weft.graph import ExactNeighbors, FaissNeighbors, recall
 from weft.graph._approximate import _drop_self
-from weft.graph._neighbors import _smallest
+from weft.graph._neighbors import smallest_entries
 
 
 def brute_force(features, k):
@@ -197,7 +197,7 @@ def test_refuses_a_chunk_of_nothing(chunk_bytes):
 def test_smallest_is_topk(columns, levels, generator):
     values = torch.randint(levels, (50, columns), generator=generator).double()
     values[:, 3] = torch.inf
-    smallest, places = _smallest(values, 8)
+    smallest, places = smallest_entries(values, 8)
     assert torch.equal(smallest, values.topk(8, largest=False).values)
     assert torch.equal(values.gather(1, places), smallest)
     assert all(len(set(row)) == 8 for row in places.tolist())
@@ -271,7 +271,8 @@ def test_faiss_with_cells_in_cells_is_exact_where_all_are_probed(generator, monk
     found = FaissNeighbors(cells=70, probes=70, components=70)(features, 10)
     assert recall(found, features) == 1.0
     few = FaissNeighbors(cells=70, probes=12, components=70, least_recall=0.5)(features, 10)
-    assert (few >= 0).all() and (few != torch.arange(3000)[:, None]).all()
+    assert (few >= 0).all()
+    assert (few != torch.arange(3000)[:, None]).all()
 
 
 def test_faiss_with_cells_in_cells_bears_points_that_coincide(generator, monkeypatch):

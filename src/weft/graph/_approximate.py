@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weft._check import on_values
-from weft.graph._neighbors import check_search
+from weft.graph._neighbors import check_search, smallest_entries
 
 _BLOCK = 2**16
 """Rows that are converted and searched at once."""
@@ -25,6 +25,9 @@ _CHECKED = 2**12
 
 _CANDIDATES = 3
 """Candidates per neighbour that are found by principal components and compared in full."""
+
+_ROWS_PER_COLUMN = 20
+"""Rows per column that principal components are found from: more move none that matters."""
 
 _CELL = 250
 """Rows of a cell in sets above a million: a search reads as many then, however many there are."""
@@ -91,6 +94,7 @@ class FaissNeighbors:
         narrow, project = min(dim, self.components), None
         if narrow < dim:
             project = faiss.PCAMatrix(dim, narrow)
+            project.max_points_per_d = _ROWS_PER_COLUMN
             project.train(sample)
             sample = project.apply(sample)
         coarse = _two_level(faiss, sample, cells) if cells > _FLAT else faiss.IndexFlatL2(narrow)
@@ -154,12 +158,12 @@ def recall(
     own = queries.square().sum(1, keepdim=True)
     nearest, largest = own.new_full((len(rows), k), torch.inf), own.max()
     for at in range(0, count, _CHECKED):
-        part = points[at : at + _CHECKED].double() - centre
-        norms = part.square().sum(1)
-        distances = own + norms - 2 * queries @ part.T
+        part = points[at : at + _CHECKED] - centre  # in float64, as the centre is
+        norms = torch.linalg.vecdot(part, part)
+        distances = torch.addmm(norms, queries, part.T, alpha=-2).add_(own)
         inside = (at <= rows) & (rows < at + len(part))
         distances[inside, rows[inside] - at] = torch.inf
-        smallest = distances.topk(min(k, len(part)), largest=False).values
+        smallest = smallest_entries(distances, min(k, len(part)))[0]
         nearest = torch.cat([nearest, smallest], dim=1).topk(k, largest=False).values
         largest = torch.maximum(largest, norms.max())
     # What products round off, as in ExactNeighbors.

@@ -88,7 +88,7 @@ class ExactNeighbors:
             distances = block[: len(part)]
             torch.mm(left[part], right, out=distances)
             distances.scatter_(1, part[:, None], torch.inf)
-            for slot, smallest in zip(kept, _smallest(distances, count), strict=True):
+            for slot, smallest in zip(kept, smallest_entries(distances, count), strict=True):
                 slot.copy_(smallest)
         found[rows] = indices[:, :k]
         error = _rounding(points, norms, rows)
@@ -177,7 +177,7 @@ def _float32_products_are_exact() -> bool:
         return False
 
 
-def _smallest(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]:
+def smallest_entries(values: Float[Tensor, "r n"], count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` smallest entries of each row and their places, ascending.
 
     `topk` costs several times the matrix product before it. The minima of 4 x `count` buckets
