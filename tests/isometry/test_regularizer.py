@@ -14,6 +14,7 @@ from weft.heads import GraphClassifier, GraphHead
 from weft.isometry import (
     AllPairs,
     Correlation,
+    EveryFew,
     IsometryRegularizer,
     Reduction,
     SquaredError,
@@ -102,6 +103,24 @@ def test_a_weight_may_grow_with_the_step():
         model(INPUTS)
         late = isometry(LABELS, step=9)
     assert_close(late, 4 * first)
+
+
+def test_a_weight_may_be_gathered_in_every_few_steps():
+    model, few = perceptron(), EveryFew(2.0, steps=3)
+    assert [few(step) for step in range(5)] == [6.0, 0.0, 0.0, 6.0, 0.0]
+    generator = torch.Generator().manual_seed(0)
+    pairs = WithinClass(per_sample=1)
+    with IsometryRegularizer(model, {"3": few}, pairs=pairs, generator=generator) as isometry:
+        before = generator.get_state()
+        model(INPUTS)
+        loss = isometry(LABELS, step=1)
+        assert loss == 0
+        assert all(part is None or not part.any() for part in gradients(model, loss))
+        assert torch.equal(generator.get_state(), before)  # nothing was drawn
+        model(INPUTS)
+        assert isometry(LABELS, step=3) > 0
+        with pytest.raises(ValueError, match="a call of the model with gradient must come first"):
+            isometry(LABELS, step=4)
 
 
 def test_the_models_outputs_and_gradients_are_the_same_with_and_without_hooks():
@@ -410,7 +429,8 @@ def test_a_weight_that_changes_needs_the_step():
             isometry(LABELS)
 
 
+@pytest.mark.parametrize("rule", [WarmUp, EveryFew])
 @pytest.mark.parametrize(("weight", "steps"), [(-1.0, 3), (1.0, 0)])
-def test_a_warm_up_that_is_none_is_refused(weight, steps):
+def test_a_rule_that_is_none_is_refused(rule, weight, steps):
     with pytest.raises(ValueError, match="must be"):
-        WarmUp(weight, steps)
+        rule(weight, steps)

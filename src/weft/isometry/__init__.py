@@ -32,7 +32,7 @@ from weft.isometry._perturbation import (
     perturbation_loss,
 )
 from weft.isometry._plots import plot_profile, plot_ratios, plot_shepard
-from weft.isometry._regularizer import IsometryRegularizer, WarmUp, Weight
+from weft.isometry._regularizer import EveryFew, IsometryRegularizer, WarmUp, Weight
 from weft.isometry._stack import LocallyIsometricStack, level_loss, train_levels
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Discrepancy",
     "DistanceFit",
     "Euclidean",
+    "EveryFew",
     "Expansion",
     "GaussianNoise",
     "IsometryRegularizer",
