@@ -96,6 +96,17 @@ def test_follows_the_moons_from_eight_labels(moons):
     assert (GraphLearningClassifier(8).fit(X, partial).transduction_ == y).mean() > 0.95
 
 
+def test_known_shares_decide_how_many_samples_a_class_gets():
+    X = np.random.default_rng(0).normal(size=(200, 2))
+    y = np.full(200, -1)
+    y[[int(X[:, 0].argmin()), int(X[:, 0].argmax())]] = 0, 1
+    model = GraphLearningClassifier(8, class_mass=(3.0, 1.0)).fit(X, y)
+    assert (model.transduction_ == 0).mean() == pytest.approx(0.75, abs=0.02)
+    np.testing.assert_allclose(model.label_distributions_.sum(1), 1)
+    with pytest.raises(ValueError, match="`priors` must have 2 entries, one per class, got 3"):
+        GraphLearningClassifier(8, class_mass=[1, 1, 1]).fit(X, y)
+
+
 def test_class_masses_help_where_one_label_a_class_is_known(digits):
     X, y, partial = digits
     first = [np.flatnonzero(partial == digit)[0] for digit in range(10)]

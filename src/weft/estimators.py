@@ -25,6 +25,7 @@ from weft.graph import (
     Normalization,
     SelfTuned,
     Tapered,
+    VolumeConstraint,
 )
 
 try:
@@ -72,7 +73,8 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
         normalize: scale each sample to length one first.
         class_mass: whether to match the classes' masses to their shares of the labels; `"auto"`
             does so where fewer than 3 % of the samples are labelled and the equation is the
-            default one.
+            default one. Or the classes' known shares of all samples, in the order of `classes_`:
+            each class then gets its share (`VolumeConstraint`).
 
     Attributes:
         classes_: the labels, sorted, without -1.
@@ -95,7 +97,7 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
         tau: float = 0.0,
         fidelity: float | None = None,
         normalize: bool = False,
-        class_mass: str | bool = "auto",
+        class_mass: str | bool | ArrayLike = "auto",
     ) -> None:
         self.n_neighbors = n_neighbors
         self.kernel = kernel
@@ -139,10 +141,9 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
             bandwidth=_bandwidth(self.bandwidth),
             tau=decay,
         )
-        normalization = _choose("class_mass", self.class_mass, _CLASS_MASS)
-        if self.class_mass == "auto" and self.equation is not None:
-            normalization = None
-        self.anchor_graph_ = replace(graph, scores=self._spread(graph, labels, normalization))
+        self.anchor_graph_ = replace(
+            graph, scores=self._spread(graph, labels, self._normalization())
+        )
         self.label_distributions_, self.abstention_ = _distributions(self.anchor_graph_.scores)
         self.transduction_ = self.classes_[self.label_distributions_.argmax(1)]
         return self
@@ -208,6 +209,12 @@ class GraphLearningClassifier(ClassifierMixin, BaseEstimator):
                 f"{self.fidelity} beside {self.equation}: give them to the equation instead."
             )
         return self.equation
+
+    def _normalization(self) -> Normalization | None:
+        if not isinstance(self.class_mass, str | bool):
+            return VolumeConstraint(tuple(float(share) for share in self.class_mass))
+        chosen = _choose("class_mass", self.class_mass, _CLASS_MASS)
+        return None if self.class_mass == "auto" and self.equation is not None else chosen
 
     def _query(self, X: ArrayLike, scores: torch.Tensor | None = None) -> torch.Tensor:
         """Return each new sample's mean over its neighbours, of `scores` or the solved ones."""
