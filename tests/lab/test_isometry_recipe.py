@@ -72,13 +72,13 @@ def test_by_default_there_is_no_term_and_no_hook():
     assert not backbone._forward_hooks
 
 
-def test_large_batches_have_sixteen_pairs_for_each_row():
+def test_large_batches_have_four_pairs_for_each_row():
     backbone = torch.nn.Linear(2, 2)
     isometry = Recipe(isometry="stress").build_isometry(backbone, torch.Generator())
     assert isinstance(isometry, IsometryRegularizer)
     labels = torch.zeros(1000).long()
     rows, population = isometry.pairs(1000, labels, torch.Generator(), labels.device)
-    assert rows.shape == (2, 16 * 1000)
+    assert rows.shape == (2, 4 * 1000)
     assert population == 1000 * 999 // 2
 
 

@@ -51,7 +51,7 @@ class EveryFew:
     """A weight that is zero but in every so many-th step, and then as many times as large.
 
     On average the same loss, at a fraction of the cost: a step whose weights are all zero draws no
-    pair and takes no distance.
+    pair, takes no distance and returns a zero without gradient.
 
     Args:
         weight: on average; not negative.
@@ -171,7 +171,7 @@ class IsometryRegularizer:
         features = self._capture.features()
         if not any(weights.values()):
             self._capture.forget()
-            return {name: at_least_float32(rows[:0]).sum() for name, rows in features.items()}  # 0
+            return {name: at_least_float32(rows.new_zeros(())) for name, rows in features.items()}
         num_rows = len(next(iter(features.values())))
         chosen = self.pairs if pairs is None else pairs
         if distances is not None:
