@@ -70,7 +70,9 @@ def main() -> None:
         same = {"data": given.data, "method": name, "seed": seed}
         for epsilon in given.epsilons or RADII[given.data]:
             place = {**same, "epsilon": epsilon}
-            if not done(path, place, "worst case"):
+            # An attack on the distances to 59 000 images would take days: the certificate then.
+            certified = name == "nearest pixels" and given.data != "digits"
+            if not certified and not done(path, place, "worst case"):
                 rows = whole_suite(model(), inputs, labels, epsilon, seed)
                 append(path, [{**place, "images": len(labels), **each} for each in rows])
                 worst = rows[-1]

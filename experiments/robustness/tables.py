@@ -83,7 +83,11 @@ def certificates(data: str) -> None:
     for epsilon in RADII[data]:
         found = values(rows, "nearest pixels", epsilon, "certificate", "accuracy")
         if found:
-            print(f"nearest pixels, certified at {epsilon:g}: {interval(list(found.values()))}")
+            clean = values(rows, "nearest pixels", epsilon, "certificate", "clean")
+            print(
+                f"nearest pixels: {interval(list(clean.values()))} clean, "
+                f"{interval(list(found.values()))} certified at {epsilon:g}"
+            )
 
 
 def small_changes(data: str) -> None:
