@@ -6,29 +6,23 @@ and nowhere else. Importing this module does not import torch.
 """
 
 import dataclasses
-import difflib
 import json
-import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from weft.lab._equations import EquationName, build_equation
+from weft.lab._fields import checked, field, nearest
 from weft.lab._isometry import IsometryName, build_isometry
+from weft.lab._ranking import RankingName, build_ranking
 
 if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
     from weft.lab.data import Dataset, Split
-
-
-def _field(
-    default: Any, help: str, *, least: float | None = None, most: float | None = None
-) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -39,83 +33,85 @@ class Recipe:
         ValueError: a value has the wrong type, is none of the choices or lies out of range.
     """
 
-    data: str = _field("digits", "data set: a name, a .npz or .csv file, or a folder of images")
-    imbalance: float = _field(
+    data: str = field("digits", "data set: a name, a .npz or .csv file, or a folder of images")
+    imbalance: float = field(
         1.0,
         "largest over smallest class that the training part is thinned to; 1 = as it is",
         least=1,
     )
-    labels: int = _field(0, "labelled training samples to use; 0 = all", least=0)
-    valid_fraction: float = _field(
-        0.0, "share of the labels kept to validate on", least=0, most=0.9
-    )
-    head: Literal["softmax", "graph"] = _field("graph", "classifier on top of the features")
-    backbone: Literal["auto", "mlp", "cnn", "resnet18"] = _field(
+    labels: int = field(0, "labelled training samples to use; 0 = all", least=0)
+    valid_fraction: float = field(0.0, "share of the labels kept to validate on", least=0, most=0.9)
+    head: Literal["softmax", "graph"] = field("graph", "classifier on top of the features")
+    backbone: Literal["auto", "mlp", "cnn", "resnet18"] = field(
         "auto", "network below the head; auto = cnn for images, mlp for vectors"
     )
-    features: int = _field(32, "size of the feature vector below the head", least=1)
-    epochs: int = _field(20, "epochs to train", least=1)
-    steps: int = _field(0, "steps per epoch; 0 = one pass over the labelled samples", least=0)
-    batch_size: int = _field(250, "labelled samples per step", least=1)
-    unlabelled: int = _field(0, "unlabelled nodes in each training graph", least=0)
-    pretrain: int = _field(0, "steps of contrastive pretraining, which sees no label", least=0)
-    pretrain_neighbors: int = _field(
+    features: int = field(32, "size of the feature vector below the head", least=1)
+    epochs: int = field(20, "epochs to train", least=1)
+    steps: int = field(0, "steps per epoch; 0 = one pass over the labelled samples", least=0)
+    batch_size: int = field(250, "labelled samples per step", least=1)
+    unlabelled: int = field(0, "unlabelled nodes in each training graph", least=0)
+    pretrain: int = field(0, "steps of contrastive pretraining, which sees no label", least=0)
+    pretrain_neighbors: int = field(
         0, "nearest inputs that pretraining also takes for views of a sample", least=0
     )
-    learning_rate: float = _field(2e-3, "peak of the one-cycle schedule (AdamW)", least=1e-9)
-    weight_decay: float = _field(1e-4, "weight decay of AdamW", least=0)
-    augment: Literal["none", "digits", "clothing", "natural", "vectors"] = _field(
+    learning_rate: float = field(2e-3, "peak of the one-cycle schedule (AdamW)", least=1e-9)
+    weight_decay: float = field(1e-4, "weight decay of AdamW", least=0)
+    augment: Literal["none", "digits", "clothing", "natural", "vectors"] = field(
         "none", "random changes to training samples, by their kind"
     )
     perturbation: Literal[
         "none", "logit_adjustment", "class_margin", "lpl", "logit_adjustment+lpl"
-    ] = _field("none", "shift of the training logits by class, for classes of unequal size")
-    perturbation_strength: float = _field(
+    ] = field("none", "shift of the training logits by class, for classes of unequal size")
+    perturbation_strength: float = field(
         1.0, "temperature of logit_adjustment; else the largest shift of the others", least=0
     )
-    isometry: IsometryName = _field(  # noqa: RUF009 (a field, like the others)
+    isometry: IsometryName = field(  # noqa: RUF009 (a field, like the others)
         "none", "make features keep the distances of inputs within each class, by this measure"
     )
-    isometry_weight: float = _field(1.0, "weight of isometry beside the loss", least=0)
-    equation: EquationName = _field(  # noqa: RUF009 (a field, like the others)
+    isometry_weight: float = field(1.0, "weight of isometry beside the loss", least=0)
+    ranking: RankingName = field(  # noqa: RUF009 (a field, like the others)
+        "none", "make each sample's list of nearest features begin with its class, by this measure"
+    )
+    ranking_weight: float = field(1.0, "weight of ranking beside the loss", least=0)
+    equation: EquationName = field(  # noqa: RUF009 (a field, like the others)
         "laplace", "how labels spread; tau counts in laplace to poisson_weights, p_laplace"
     )
-    k: int = _field(25, "neighbours of each node in the graph", least=1)
-    kernel: Literal["gaussian", "tapered"] = _field("gaussian", "distances to edge weights")
-    bandwidth: float = _field(
+    k: int = field(25, "neighbours of each node in the graph", least=1)
+    kernel: Literal["gaussian", "tapered"] = field("gaussian", "distances to edge weights")
+    bandwidth: float = field(
         0.0, "width of the kernel; 0 = self-tuned, the distance to the k-th neighbour", least=0
     )
-    input_edges: float = _field(
+    input_edges: float = field(
         0.0, "weight of edges between near inputs beside those between near features", least=0
     )
-    tau: float = _field(1e-3, "decay per node: above 0, isolated samples abstain", least=0)
-    anchors: int = _field(10, "labelled samples per class in each training graph", least=1)
-    anchors_served: int = _field(
+    tau: float = field(1e-3, "decay per node: above 0, isolated samples abstain", least=0)
+    anchors: int = field(10, "labelled samples per class in each training graph", least=1)
+    anchors_served: int = field(
         100, "labelled samples per class that predictions lean on; 0 = all", least=0
     )
-    unlabelled_served: int = _field(
+    unlabelled_served: int = field(
         0,
         "unlabelled samples that predictions lean on; 0 = as many as in each training graph",
         least=0,
     )
-    anchor_refresh: Literal["random", "loss", "entropy", "none"] = _field(
+    anchor_refresh: Literal["random", "loss", "entropy", "none"] = field(
         "random", "how the anchors of a training graph are chosen"
     )
-    precision: Literal["float32", "bfloat16"] = _field(
+    precision: Literal["float32", "bfloat16"] = field(
         "float32", "arithmetic of the backbone; the graph stays in float32"
     )
-    patience: int = _field(
+    patience: int = field(
         0, "stop after this many epochs without a better validation; 0 = never", least=0
     )
-    seed: int = _field(0, "seed of the split, the weights and the order", least=0, most=2**63 - 1)
-    device: Literal["auto", "cpu", "cuda"] = _field("auto", "where to compute")
-    threads: int = _field(0, "processor threads; 0 = torch's choice", least=0)
+    seed: int = field(0, "seed of the split, the weights and the order", least=0, most=2**63 - 1)
+    device: Literal["auto", "cpu", "cuda"] = field("auto", "where to compute")
+    threads: int = field(0, "processor threads; 0 = torch's choice", least=0)
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value = _checked(field, types[field.name], getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+        for each in dataclasses.fields(self):
+            value = checked(each, types[each.name], getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
         if self.head == "softmax" and self.unlabelled:
             raise ValueError(
                 f"`unlabelled` needs a graph to put the samples in, got {self.unlabelled} "
@@ -139,12 +135,12 @@ class Recipe:
         Raises:
             ValueError: a name is no field (the nearest field is suggested), or a value is bad.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = [each.name for each in dataclasses.fields(cls)]
         for name in table:
             if name not in names:
                 raise ValueError(
                     f"{source} may hold the fields of a recipe only, got `{name}`: "
-                    + _nearest(name, names)
+                    + nearest(name, names)
                 )
         return cls(**table)
 
@@ -163,11 +159,11 @@ class Recipe:
     def to_toml(self) -> str:
         """Write every field, its meaning beside it, so that the file explains itself."""
         lines = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
             # JSON's strings and numbers are TOML's, except that TOML also escapes DEL.
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-            lines.append(f"{field.name} = {text}  # {field.metadata['help']}\n")
+            lines.append(f"{each.name} = {text}  # {each.metadata['help']}\n")
         return "".join(lines)
 
     def torch_device(self) -> "torch.device":
@@ -238,6 +234,10 @@ class Recipe:
         """Return a term of the loss; it takes labels of the rows that the backbone saw."""
         return build_isometry(self.isometry, self.isometry_weight, backbone, generator)
 
+    def build_ranking(self, backbone: "nn.Module") -> "Callable[[Tensor], Tensor | float]":
+        """Return a term of the loss; it takes labels of the rows that the backbone saw."""
+        return build_ranking(self.ranking, self.ranking_weight, backbone)
+
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""
         from weft.graph import ClassMass, Constant, Gaussian, SelfTuned, Tapered
@@ -255,33 +255,3 @@ class Recipe:
             normalization=ClassMass(below=0.03) if self.equation == "laplace" else None,
             input_edges=self.input_edges,
         )
-
-
-def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:
-    """Return `value` as the field's type, or say what is wrong with it."""
-    name, least, most = field.name, field.metadata["least"], field.metadata["most"]
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            choices = ", ".join(get_args(kind))
-            hint = _nearest(str(value), list(get_args(kind)))
-            raise ValueError(f"`{name}` must be one of {choices}, got {value!r}: {hint}")
-        return value
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(
-            f"`{name}` must be of type {kind.__name__}, got {value!r}: "
-            f"give for example {field.default!r}."
-        )
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"`{name}` must be finite, got {value}: give for example {field.default}.")
-    if least is not None and value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}: raise it.")
-    if most is not None and value > most:
-        raise ValueError(f"`{name}` must be at most {most}, got {value}: lower it.")
-    return value
-
-
-def _nearest(word: str, words: list[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean `{close[0]}`?" if close else f"choose from {', '.join(words)}."

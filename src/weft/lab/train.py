@@ -46,7 +46,9 @@ class Trainer:
             self._serving = self.model.anchor_inputs, self.model.anchor_labels
         self.augment = recipe.build_augmentation(data)
         self.perturb = recipe.build_perturbation(self.labels[split.labelled], data.num_classes)
-        self.isometry = recipe.build_isometry(self.model.get_submodule("backbone"), self.generator)
+        backbone = self.model.get_submodule("backbone")
+        self.isometry = recipe.build_isometry(backbone, self.generator)
+        self.ranking = recipe.build_ranking(backbone)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -117,7 +119,8 @@ class Trainer:
         try:
             logits = self._logits(batch)
             loss = cross_entropy(self.perturb(logits, labels), labels)
-            loss = loss + self.isometry(self._known(batch))
+            known = self._known(batch)
+            loss = loss + self.isometry(known) + self.ranking(known)
         except ValueError as error:
             raise ValueError(f"Training stopped in {place}. {error}") from error
         value = loss.item()
