@@ -80,6 +80,16 @@ def test_the_order_of_the_nodes_is_undone(large, random_graph, dense_system, gen
     assert_close(solution.double(), torch.linalg.solve(matrix, rhs.double()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_residual_in_blocks_of_rows_is_that_of_one(random_graph, generator, monkeypatch, dtype):
+    weights, diagonal, rhs, edges = problem(random_graph, generator, dtype)
+    solver = ConjugateGradient()
+    factor = solver.factor(edges, weights, diagonal, 1)
+    whole = solver.solve(factor, rhs)
+    monkeypatch.setattr(module, "_ROWS", 7)
+    assert_close(solver.solve(factor, rhs), whole, rtol=0, atol=0)
+
+
 def test_neighbours_on_a_shuffled_path_get_near_numbers(generator):
     shuffled = torch.randperm(500, generator=generator)
     path = Graph.from_edge_index(torch.stack([shuffled[:-1], shuffled[1:]]))

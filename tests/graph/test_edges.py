@@ -81,6 +81,16 @@ def test_squared_distances_in_blocks_are_those_in_one(generator):
     assert_close(squared_distances(x, EDGES), (x[i] - x[j]).square().sum(1))
 
 
+def test_float32_distances_in_blocks_of_edges_are_those_in_one(generator, monkeypatch):
+    x = torch.randn(40, 3, generator=generator)
+    x[7] = x[9]  # one pair is compared by differences
+    edges = torch.combinations(torch.arange(40)).T.contiguous()
+    whole = squared_distances(x, edges)
+    monkeypatch.setattr("weft.graph._edges._EDGES", 100)
+    assert torch.equal(squared_distances(x, edges), whole)
+    assert_close(whole.double(), torch.cdist(x.double(), x.double())[*edges].square())
+
+
 def test_squared_distances_of_no_edges_or_no_columns_are_empty_or_zero():
     none = torch.empty(2, 0, dtype=torch.long)
     assert squared_distances(torch.ones(3, 2), none).shape == (0,)

@@ -20,6 +20,10 @@ from weft.graph._operator import operator
 # torch says this once per process; CSR products are the only beta feature used.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
+_EDGES = 2**24
+"""Edges whose distances are computed in float64 at once: ten million points have five times as
+many."""
+
 
 @operator("csr_pattern")
 def csr_pattern(edges: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,7 +144,7 @@ def _distances_from_products(features: Tensor, edges: Tensor) -> Tensor:
     node = torch.arange(len(points), device=edges.device)
     norms = inner_products(points, node, node)
     parts = []
-    for part in edges.split(2**24, dim=1):  # ten million points have five times as many edges
+    for part in edges.split(_EDGES, dim=1):
         i, j = part
         sums = norms[i] + norms[j]
         squared = sums - 2 * inner_products(points, i, j)
