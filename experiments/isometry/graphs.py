@@ -26,7 +26,7 @@ from weft.lab.train import train
 
 LEDGER = Ledger(Path(__file__).with_name("graphs.csv"))
 LABELS = (100,)
-TERMS = ("none", "stress 0.1", "stress 1", "stress 10", "correlation 1", "paper 1")
+TERMS = ("none", "stress 1", "stress 10", "correlation 1")
 MEASURES = ("whole", "batch", "alone", "weight in class", "Pearson", "stress", "between / within")
 
 

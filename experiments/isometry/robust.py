@@ -107,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", choices=("digits", "mnist", "fashion_mnist"), default="digits")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--only", nargs="+", help="names of methods; by default all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = arguments.data
@@ -114,7 +115,8 @@ def main() -> None:
     chosen = {
         name: method
         for name, method in methods().items()
-        if data == "digits" or name not in DIGITS_ONLY
+        if (data == "digits" or name not in DIGITS_ONLY)
+        and (arguments.only is None or name in arguments.only)
     }
     own = {name: partial(trained, method, data) for name, method in chosen.items()}
     LEDGER.run(data, own, seeds)
