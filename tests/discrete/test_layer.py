@@ -315,6 +315,9 @@ def test_bad_input_is_refused_at_the_entrance():
         solve_discrete(torch.rand(2, 4), TopK(1), mask=torch.ones(3, dtype=torch.bool))
     with pytest.raises(TypeError, match="must be a function or a `Solver`"):
         solve_discrete(torch.rand(2, 4), "top-k")  # pyright: ignore
+    for rule in ("identity", Identity):
+        with pytest.raises(TypeError, match="`rule` must be an object with `forward` and"):
+            solve_discrete(torch.rand(2, 4), TopK(1), rule)  # pyright: ignore
     with pytest.raises(ValueError, match="2 non-empty dimensions"):
         solve_discrete(torch.rand(4), FunctionSolver(lambda costs: costs, item_dims=2))
 

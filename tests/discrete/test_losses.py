@@ -286,7 +286,7 @@ def test_shapes_that_differ_are_refused():
             call()
     with pytest.raises(TypeError, match="`relevant` must be a boolean mask, got"):
         recall_loss(costs, costs)
-    with pytest.raises(ValueError, match="`samples` must be positive"):
+    with pytest.raises(ValueError, match="`samples` must be a whole number"):
         fenchel_young(costs, costs, samples=0)
     with pytest.raises(ValueError, match="`scale` must be positive"):
         fenchel_young(costs, costs, scale=-1.0)

@@ -123,5 +123,6 @@ def test_small_noise_gives_the_solution_and_samples_their_mean():
 def test_settings_that_are_not_positive_are_refused(rule):
     with pytest.raises(ValueError, match="`scale` must be positive and finite, got 0"):
         rule(0.0, 5, generator=seeded())
-    with pytest.raises(ValueError, match="`samples` must be positive and finite, got 0"):
-        rule(1.0, 0, generator=seeded())
+    for samples in (0, 2.5):
+        with pytest.raises(ValueError, match=f"`samples` must be a whole number, .*got {samples}"):
+            rule(1.0, samples, generator=seeded())

@@ -215,7 +215,7 @@ def test_bad_input_is_refused():
             call()
     with pytest.raises(ValueError, match=r"`costs` must be square, got shape \(2, 3\)"):
         sinkhorn(costs, temperature=1.0)
-    with pytest.raises(ValueError, match="`iterations` must be positive"):
+    with pytest.raises(ValueError, match="`iterations` must be a whole number"):
         sinkhorn(costs, temperature=1.0, iterations=0)
     with pytest.raises(ValueError, match=r"`alpha` must be 1 or more, got 0\.5"):
         soft_argmin(costs, alpha=0.5)

@@ -204,6 +204,13 @@ def test_a_strength_that_is_not_positive_is_refused(strength):
         Blackbox(strength)
 
 
+def test_a_projection_by_name_is_refused():
+    with pytest.raises(TypeError, match="must be a member of `Projection`, got 'norm'"):
+        Identity("norm")  # pyright: ignore
+    with pytest.raises(TypeError, match="must be a member of `Projection`, got 'norm'"):
+        project_costs(torch.rand(4), THREE, "norm")  # pyright: ignore
+
+
 # Straight-through
 
 

@@ -83,7 +83,7 @@ def test_a_selection_larger_than_its_instance_is_refused_by_name():
         TopK(7)(costs_of(4, 3, 6))
 
 
-@pytest.mark.parametrize("k", [0, -1])
+@pytest.mark.parametrize("k", [0, -1, 1.5])
 def test_nothing_to_select_is_refused(k):
-    with pytest.raises(ValueError, match=f"`k` must be at least 1, got {k}: select something"):
+    with pytest.raises(ValueError, match=f"`k` must be a whole number, 1 or more, got {k}"):
         TopK(k)

@@ -48,13 +48,18 @@ def solve_discrete(
         The solutions, with the shape, dtype and device of `costs`.
 
     Raises:
-        TypeError: `costs` is not floating-point, or `mask` not boolean.
+        TypeError: `costs` is not floating-point, `mask` not boolean, or `rule` no rule.
         ValueError: shapes do not fit, or NaN, infinite, infeasible or forbidden costs.
         RuntimeError: a second derivative is asked for.
 
     Source: the interface of Sahoo et al., arXiv 2205.15213, for any rule.
     """
     solver = as_solver(solver)
+    if isinstance(rule, type) or not (hasattr(rule, "forward") and hasattr(rule, "backward")):
+        raise TypeError(
+            f"`rule` must be an object with `forward` and `backward`, got {rule!r}: pass one, "
+            "such as Identity()."
+        )
     check_costs(costs, mask, solver.item_dims)
     item = costs.shape[costs.ndim - solver.item_dims :]
     batched = costs.ndim == solver.item_dims + 1  # then autograd is spared two views

@@ -14,7 +14,7 @@ from torch import Tensor
 from weft.discrete._layer import solve_discrete
 from weft.discrete._noise import Noise, Normal
 from weft.discrete._problem import Problem, SolverLog
-from weft.discrete._rules import check_positive
+from weft.discrete._rules import check_count, check_positive
 from weft.discrete._solver import Solver, as_solver, check_costs
 
 
@@ -96,7 +96,7 @@ def fenchel_young_loss(
     check_costs(costs, mask, solver.item_dims)
     _check_shape("target", target, costs)
     check_positive("scale", scale)
-    check_positive("samples", samples)
+    check_count("samples", samples)
     axis = costs.ndim - solver.item_dims
     repeated = costs.unsqueeze(axis).expand(*costs.shape[:axis], samples, *costs.shape[axis:])
     each = None if mask is None else mask.expand(costs.shape).unsqueeze(axis)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weft.discrete._noise import Normal, SmoothNoise
 from weft.discrete._problem import Problem
-from weft.discrete._rules import check_positive
+from weft.discrete._rules import check_count, check_positive
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Perturbed:
 
     def __post_init__(self) -> None:
         check_positive("scale", self.scale)
-        check_positive("samples", self.samples)
+        check_count("samples", self.samples)
 
     def forward(self, problem: Problem, costs: Tensor) -> tuple[Tensor, ...]:
         """Return the mean of the samples' solutions, and what told them apart."""
@@ -79,7 +79,7 @@ class PerturbedMultiplicative:
 
     def __post_init__(self) -> None:
         check_positive("scale", self.scale)
-        check_positive("samples", self.samples)
+        check_count("samples", self.samples)
 
     def forward(self, problem: Problem, costs: Tensor) -> tuple[Tensor, ...]:
         """Return the mean of the samples' solutions, and what told them apart."""

@@ -82,12 +82,22 @@ def project_costs(
         TypeError, ValueError: costs or mask of a wrong type or shape.
     """
     check_costs(costs, mask, solver.item_dims)
+    check_projection_type(projection)
     costs = projection.plane(costs, solver, mask)
     if not projection.normalizes:
         return costs
     axes = tuple(range(-solver.item_dims, 0))
     squared = costs.square().sum(axes, keepdim=True)
     return costs / squared.clamp_min(FLOOR**2).sqrt()  # a norm's own gradient is NaN at zero
+
+
+def check_projection_type(projection: Projection) -> None:
+    """Refuse names of projections."""
+    if not isinstance(projection, Projection):
+        raise TypeError(
+            f"a projection must be a member of `Projection`, got {projection!r}: pass "
+            "Projection.NORM, or another."
+        )
 
 
 def pull_through(projection: Projection, problem: Problem, grad: Tensor, costs: Tensor) -> Tensor:

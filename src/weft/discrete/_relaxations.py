@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.discrete._rules import check_positive
+from weft.discrete._rules import check_count, check_positive
 from weft.discrete._solver import check_costs
 
 
@@ -77,7 +77,7 @@ def sinkhorn(
     """
     check_costs(costs, None, 2)
     check_positive("temperature", temperature)
-    check_positive("iterations", iterations)
+    check_count("iterations", iterations)
     if costs.shape[-1] != costs.shape[-2]:
         raise ValueError(
             f"`costs` must be square, got shape {tuple(costs.shape)}: add rows or columns of a "

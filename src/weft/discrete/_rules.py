@@ -6,13 +6,14 @@ Everything here is for minimisation; `solve_discrete` turns the signs for maximi
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from weft.discrete._problem import Problem
-from weft.discrete._projections import Projection, pull_through
+from weft.discrete._projections import Projection, check_projection_type, pull_through
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Identity:
     """
 
     projection: Projection = Projection.AFFINE_NORM
+
+    def __post_init__(self) -> None:
+        check_projection_type(self.projection)
 
     def forward(self, problem: Problem, costs: Tensor) -> tuple[Tensor, ...]:
         """Solve."""
@@ -117,6 +121,12 @@ class StraightThrough:
                 f"{tuple(relaxed.shape)}: one entry for each cost."
             )
         return pull(grad)[0]
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse what is not a whole number of one or more."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value}: count them.")
 
 
 def check_positive(name: str, value: float) -> None:

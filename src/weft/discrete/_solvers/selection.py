@@ -1,6 +1,7 @@
 """Select and order: the k cheapest, and ranks. Pure torch, on the costs' device."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,8 +41,8 @@ class TopK(FixedSum):
     k: int = 1
 
     def __post_init__(self) -> None:
-        if not self.k >= 1:
-            raise ValueError(f"`k` must be at least 1, got {self.k}: select something.")
+        if not isinstance(self.k, Integral) or self.k < 1:
+            raise ValueError(f"`k` must be a whole number, 1 or more, got {self.k}: select some.")
 
     def solve(self, costs: Tensor, mask: Tensor | None) -> Tensor:
         """Take all below the k-th cost, and of those at it the first that are needed."""
