@@ -27,6 +27,7 @@ from weft.robustness import APGD, PGD, IndependentRows, LInf, attack, margin, wo
 from weft.robustness import cross_entropy as attacked_cross_entropy
 
 LEDGER = Ledger(Path(__file__).with_name("published.csv"))
+FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "isometry_published.png"
 RADII = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 IMAGES = 400  # attacked
 WAYS = ("released", "FGSM", "worst")
@@ -122,14 +123,14 @@ def draw() -> None:
         panel.set_xticks([0.01, 0.1, 1.0], ["0.01", "0.1", "1"])
         panel.legend(fontsize=6.5, frameon=False)
     np.atleast_1d(panels)[0].set(ylabel="right, percent", ylim=(0, 102))
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=130)
+    figure.savefig(FIGURE, dpi=130)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", choices=tuple(SETTINGS), default="digits")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--figure", action="store_true", help="draw published.png, measure nothing")
+    parser.add_argument("--figure", action="store_true", help="draw, measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.figure:
