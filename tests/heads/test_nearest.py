@@ -35,6 +35,16 @@ def test_logits_are_minus_the_least_distance_of_each_class(seed, norm):
         assert_close(head(features)[:, c], -2 * table[:, labels == c].amin(1))
 
 
+@given(seed=SEEDS)
+def test_far_from_the_origin_the_nearest_are_still_the_nearest(seed):
+    references, labels, features, _ = problem(seed)
+    references, features = (1e6 + 1e-2 * part for part in (references, features))
+    head = NearestHead(references, labels)
+    table = (features[:, None] - references).norm(dim=2)
+    least = torch.stack([table[:, labels == c].amin(1) for c in range(3)], dim=1)
+    assert_close(head.distances(features), least, rtol=1e-6, atol=1e-9)
+
+
 def test_it_is_the_nearest_neighbour_classifier_of_scikit_learn():
     neighbors = pytest.importorskip("sklearn.neighbors")
     references, labels, features, _ = problem(0, 200, 5)
