@@ -54,7 +54,8 @@ def test_help_answers_without_importing_torch():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "predict", "explain", "audit", "compare", "report", "demo"]
+    "command",
+    ["train", "evaluate", "predict", "explain", "audit", "attack", "compare", "report", "demo"],
 )
 def test_every_command_explains_itself(call, command):
     code, out, err = call(command, "--help")

@@ -4,13 +4,12 @@
 """
 
 import dataclasses
-import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn
 
 try:
     import typer
@@ -18,7 +17,9 @@ except ImportError:
     sys.exit("weft: the command line needs packages that are missing: pip install 'weft[lab]'.")
 
 from weft import __version__
+from weft.lab._attack_settings import AttackSettings
 from weft.lab._equations import SpreadName, build_equation, read_shares
+from weft.lab._flags import flags_of
 from weft.lab.recipe import Recipe
 from weft.lab.runs import Run
 
@@ -38,6 +39,7 @@ Context = Literal["whole", "batch", "query"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a user's mistake, 130 stopped by Ctrl-C.
 
+    `weft attack` exits with 1 where a check of its own failed.
     Any other error is a bug in this library, and shows its traceback.
     """
     try:
@@ -66,31 +68,6 @@ def _fail(message: str, *, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _recipe_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag per field of `Recipe`, of its name, type and default."""
-    types = get_type_hints(Recipe)
-    flags = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[
-                types[field.name],
-                typer.Option(
-                    f"--{field.name.replace('_', '-')}",
-                    help=field.metadata["help"],
-                    rich_help_panel="Recipe",
-                ),
-            ],
-        )
-        for field in dataclasses.fields(Recipe)
-    ]
-    signature = inspect.signature(command)
-    own = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
-    vars(command)["__signature__"] = signature.replace(parameters=[*own, *flags])
-    return command
-
-
 @app.callback(invoke_without_command=True)
 def _weft(
     context: typer.Context,
@@ -104,7 +81,7 @@ def _weft(
 
 
 @app.command()
-@_recipe_flags
+@flags_of(Recipe, "Recipe")
 def train(
     context: typer.Context,
     path: RunPath,
@@ -213,6 +190,28 @@ def audit(
     found = audit(Run.open(path), most, output)
     lines = [str(path), *found.lines()]
     print(json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(lines))
+
+
+@app.command()
+@flags_of(AttackSettings)
+def attack(
+    path: RunPath,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
+    as_json: AsJson = False,
+    **flags: Any,
+) -> None:
+    """Attack a run in every way there is, and check whether the numbers can be believed.
+
+    Goes on by itself where it was stopped. Exit code 1 if a check of masking failed.
+    """
+    from weft.lab.attack import attack, lines
+
+    try:
+        results = attack(Run.open(path), AttackSettings(**flags), overwrite=overwrite)
+    except KeyboardInterrupt:
+        _fail("stopped; finished attacks are safe: the same command goes on.", code=130)
+    print(json.dumps(results) if as_json else "\n".join([str(path), *lines(results)]))
+    raise typer.Exit(0 if results["passed"] else 1)
 
 
 @app.command()

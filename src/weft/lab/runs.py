@@ -5,6 +5,7 @@
     checkpoint.safetensors  the state after the last whole epoch
     results.json            the final evaluation
     predictions.npz         the predictions behind it
+    attack                  a folder: what attacks on it found (weft.lab.attack)
 
 Every file but the growing metrics is written aside and renamed into place, so that whatever
 moment a run is killed at, each file is whole: the old one or the new one.
@@ -13,6 +14,7 @@ moment a run is killed at, each file is whole: the old one or the new one.
 import io
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from weft.lab.recipe import Recipe
 
 RECIPE, METRICS = "recipe.toml", "metrics.jsonl"
 CHECKPOINT, RESULTS, PREDICTIONS = "checkpoint.safetensors", "results.json", "predictions.npz"
+ATTACK = "attack"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         for name in (METRICS, CHECKPOINT, RESULTS, PREDICTIONS):
             (path / name).unlink(missing_ok=True)
+        shutil.rmtree(path / ATTACK, ignore_errors=True)
         write_file(path / RECIPE, recipe.to_toml().encode())
         return cls(path, recipe)
 

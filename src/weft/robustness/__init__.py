@@ -17,6 +17,7 @@ from weft.robustness._masking import Check, Masking, check_masking
 from weft.robustness._model_space import Defence, ModelSpace
 from weft.robustness._noise import Noise
 from weft.robustness._poison import PoisonedAnchors, PoisonedLabels, WithAnchors, poison_labels
+from weft.robustness._relay import Relay
 from weft.robustness._search import Predict, Scene, Search, UnderAttack, View
 from weft.robustness._square import Square
 from weft.robustness._threats import IndependentRows, JointBatch
@@ -48,6 +49,7 @@ __all__ = [
     "PoisonedLabels",
     "Predict",
     "RandomCompany",
+    "Relay",
     "Result",
     "Scene",
     "Search",

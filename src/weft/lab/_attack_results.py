@@ -1,0 +1,119 @@
+"""One table of all that the attacks on a run found."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from weft.lab._attack_jobs import Jobs
+from weft.lab._suite import Problem, spread_of
+from weft.lab.runs import CHECKPOINT, Run
+from weft.robustness import worst_case
+
+
+def fingerprint(run: Run) -> str:
+    """Name the weights of a run."""
+    return hashlib.sha256((run.path / CHECKPOINT).read_bytes()).hexdigest()
+
+
+def gather(problem: Problem, suite: int, others: Sequence[str], jobs: Jobs) -> dict[str, Any]:
+    """Put what the jobs found into one table, plain values only."""
+    settings, data = problem.settings, problem.trained.data
+    unit = spread_of(data.train_inputs)
+    curve = []
+    for epsilon in settings.epsilons:
+        parts = [
+            [jobs.result(f"curve-{epsilon:g}-{part}-{number}") for number in range(suite)]
+            for part in range(len(problem.parts))
+        ]
+        sizes = [len(part[0].rows) for part in parts]
+        worst = [worst_case(part) for part in parts]
+
+        def mean(values: Sequence[float], sizes: Sequence[int] = sizes) -> float:
+            return float(np.average(values, weights=sizes))
+
+        rows = [
+            {
+                "method": parts[0][number].method,
+                "accuracy": mean([part[number].replayed_accuracy for part in parts]),
+                "claimed": mean([part[number].claimed_accuracy for part in parts]),
+            }
+            for number in range(suite)
+        ]
+        curve.append(
+            {
+                "epsilon": epsilon,
+                "normalised": epsilon / unit if unit else None,
+                "worst": mean([one.accuracy for one in worst]),
+                "union": mean([one.union for one in worst]),
+                "clean": mean([one.clean_accuracy for one in worst]),
+                "methods": rows,
+            }
+        )
+    masking = [jobs.record(f"masking-{loss}") for loss in ("cross_entropy", "margin")]
+    other_threats = []
+    for name in others:
+        found = jobs.result(f"threat-{name}")
+        other_threats.append(
+            {
+                "threat": found.threat,
+                "method": found.method,
+                "epsilon": settings.middle,
+                "images": len(found.rows),
+                "clean": found.clean_accuracy,
+                "claimed": found.claimed_accuracy,
+                "accuracy": found.replayed_accuracy,
+            }
+        )
+    checks = [check for one in masking for check in one["checks"]]
+    return {
+        "data": data.name,
+        "classes": list(data.class_names),
+        "head": problem.trained.run.recipe.head,
+        "seed": problem.trained.run.recipe.seed,
+        "checkpoint": fingerprint(problem.trained.run),
+        "settings": dataclasses.asdict(settings),
+        "epsilons": list(settings.epsilons),
+        "threat": str(problem.threat),
+        "images": len(problem.index),
+        "clean": curve[0]["clean"],
+        "unit": unit,
+        "curve": curve,
+        "threats": other_threats,
+        "flipped_labels": jobs.record("labels")["accuracy"] if others else None,
+        "coupling": jobs.record("coupling"),
+        "masking": masking,
+        "passed": all(check["passed"] for check in checks),
+        "calls": jobs.calls,
+        "seconds": jobs.seconds,
+    }
+
+
+def worst_images(problem: Problem, jobs: Jobs) -> dict[str, np.ndarray]:
+    """Return the worst images at each radius, and what the model says of them in their batches."""
+    adversarial = np.stack(
+        [
+            np.concatenate(
+                [jobs.worst(f"{epsilon:g}-{part}") for part in range(len(problem.parts))]
+            )
+            for epsilon in problem.settings.epsilons
+        ]
+    )
+
+    @torch.no_grad()
+    def predicted(images: torch.Tensor) -> np.ndarray:
+        logits = [problem.model(images[part].to(problem.inputs)) for part in problem.parts]
+        return torch.cat(logits).argmax(1).cpu().numpy()
+
+    return {
+        "epsilons": np.array(problem.settings.epsilons),
+        "index": problem.index.numpy(),
+        "labels": problem.labels.cpu().numpy(),
+        "clean": problem.inputs.cpu().numpy(),
+        "adversarial": adversarial,
+        "predicted_clean": predicted(problem.inputs),
+        "predicted": np.stack([predicted(torch.from_numpy(images)) for images in adversarial]),
+    }
