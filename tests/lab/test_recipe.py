@@ -19,6 +19,9 @@ def values(field: dataclasses.Field) -> st.SearchStrategy:
     kind, meta = TYPES[field.name], field.metadata
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
+    if field.name == "shares":
+        positive = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
+        return st.lists(positive.map(str)).map(",".join)
     if kind is str:
         return st.text(st.characters(exclude_categories=["Cs"]))
     if kind is int:
@@ -148,3 +151,12 @@ def test_every_equation_builds_a_head_that_predicts(name):
     )
     logits = head(features, torch.where(torch.arange(30) < 9, labels, -1))
     assert (logits.argmax(1) == labels).float().mean() > 0.9
+
+
+def test_known_shares_of_the_classes_decide_how_many_samples_each_gets():
+    head = Recipe(shares="3,1", k=5, features=4).build_head(2)
+    features = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(80) < 2, torch.arange(80), -1)
+    assert head(features, labels).argmax(1).bincount().tolist() == [60, 20]
+    with pytest.raises(ValueError, match="`shares` must be numbers and commas, got 'half'"):
+        Recipe(shares="half")

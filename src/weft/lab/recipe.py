@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from weft.lab._equations import EquationName, build_equation
+from weft.lab._equations import EquationName, build_equation, read_shares
 from weft.lab._fields import checked, field, nearest
 from weft.lab._isometry import IsometryName, build_isometry
 from weft.lab._ranking import RankingName, build_ranking
@@ -76,6 +76,7 @@ class Recipe:
     equation: EquationName = field(  # noqa: RUF009 (a field, like the others)
         "laplace", "how labels spread; tau counts in laplace to poisson_weights, p_laplace"
     )
+    shares: str = field("", "known shares of the classes, such as 3,1,1, which each then gets")
     k: int = field(25, "neighbours of each node in the graph", least=1)
     kernel: Literal["gaussian", "tapered"] = field("gaussian", "distances to edge weights")
     bandwidth: float = field(
@@ -122,6 +123,7 @@ class Recipe:
                 f"`pretrain` compares random views of a sample, got pretrain = {self.pretrain} "
                 "with augment = none: choose the augmentation that fits the data."
             )
+        read_shares(self.shares)
         if self.patience and not self.valid_fraction:
             raise ValueError(
                 f"`patience` needs validation samples, got patience = {self.patience} with "
@@ -240,18 +242,20 @@ class Recipe:
 
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""
-        from weft.graph import ClassMass, Constant, Gaussian, SelfTuned, Tapered
+        from weft.graph import ClassMass, Constant, Gaussian, SelfTuned, Tapered, VolumeConstraint
         from weft.heads import GraphHead, LinearHead
 
         if self.head == "softmax":
             return LinearHead(self.features, num_classes)
+        # The others are made for few labels, or have their own way with class masses.
+        normalization = ClassMass(below=0.03) if self.equation == "laplace" else None
+        shares = read_shares(self.shares)
         return GraphHead(
             num_classes,
             self.k,
             kernel=Tapered() if self.kernel == "tapered" else Gaussian(),
             bandwidth=Constant(self.bandwidth) if self.bandwidth else SelfTuned(),
             equation=build_equation(self.equation, self.tau),
-            # The others are made for few labels, or have their own way with class masses.
-            normalization=ClassMass(below=0.03) if self.equation == "laplace" else None,
+            normalization=VolumeConstraint(shares) if shares else normalization,
             input_edges=self.input_edges,
         )
