@@ -70,8 +70,8 @@ def with_attacks(epsilon: float, steps: int = 400) -> dict[str, Method]:
         "graph on TRADES features": Method(head, encoder_of="softmax, TRADES"),
         "softmax, TRADES, then TRADES": Method(objective=more, **after),
         "graph, TRADES, after softmax": Method(fixed, more, **after),
-        "graph, TRADES, after softmax, hard anchors": Method(
-            fixed, encoder_of="graph, TRADES, after softmax", hardened=epsilon
+        "graph, TRADES, after softmax, 100 anchors": Method(
+            fixed, encoder_of="graph, TRADES, after softmax", final_anchors=100
         ),
     }
 

@@ -16,6 +16,7 @@ PAIRS = {  # what is compared seed by seed
     "graph, PGD training": "softmax, PGD training",
     "graph, TRADES": "softmax, TRADES",
     "graph, TRADES, after softmax": "softmax, TRADES, then TRADES",
+    "graph, TRADES, after softmax, 100 anchors": "softmax, TRADES, then TRADES",
 }
 
 
