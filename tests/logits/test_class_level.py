@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,14 @@ LEARNED = [
     {"steps": 1, "normalize": False},
     {"steps": 5, "normalize": False},
 ]
+
+
+def many_or_few(case, seed, many):
+    """A batch of a few classes, or of a few among so many that each sample has a row of its own."""
+    if not many:
+        return case(seed)
+    example = case(seed, 300)
+    return dataclasses.replace(example, targets=example.targets % 4)
 
 
 def slow_lpl(logits, targets, signed, steps, normalize):
@@ -54,9 +64,9 @@ def signed_bounds(bounds, example):
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("options", LEARNED)
-@given(seed=SEEDS)
-def test_it_equals_the_equations_written_as_a_loop(case, bounds, options, seed):
-    example = case(seed)
+@given(seed=SEEDS, many=st.booleans())
+def test_it_equals_the_equations_written_as_a_loop(case, bounds, options, seed, many):
+    example = many_or_few(case, seed, many)
     lpl = LPL(ClassStats(example.counts), bounds, **options)
     expected = slow_lpl(
         example.logits, example.targets, signed_bounds(bounds, example), lpl.steps, lpl.normalize
@@ -66,9 +76,9 @@ def test_it_equals_the_equations_written_as_a_loop(case, bounds, options, seed):
 
 @pytest.mark.parametrize("options", LEARNED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@given(seed=SEEDS)
-def test_no_class_moves_further_than_its_bound(case, options, dtype, seed):
-    example = case(seed)
+@given(seed=SEEDS, many=st.booleans())
+def test_no_class_moves_further_than_its_bound(case, options, dtype, seed, many):
+    example = many_or_few(case, seed, many)
     lpl = LPL(ClassStats(example.counts), BySize(delta_epsilon=4), **options)
     logits = example.logits.to(dtype)
     length = (lpl(logits, example.targets) - logits).norm(dim=1)
@@ -120,9 +130,9 @@ def test_more_bound_raises_the_loss_of_classes_pushed_up_more(case, seed):
 
 @pytest.mark.parametrize("make", [LPL, ClassMargin])
 @pytest.mark.parametrize("bounds", BOUNDS)
-@given(seed=SEEDS)
-def test_renaming_the_classes_renames_the_result(case, make, bounds, seed):
-    example = case(seed)
+@given(seed=SEEDS, many=st.booleans())
+def test_renaming_the_classes_renames_the_result(case, make, bounds, seed, many):
+    example = many_or_few(case, seed, many)
     order = torch.randperm(len(example.counts), generator=torch.Generator().manual_seed(seed))
     renamed = order.argsort()[example.targets]
     perturbed = make(ClassStats(example.counts), bounds)(example.logits, example.targets)
@@ -132,7 +142,7 @@ def test_renaming_the_classes_renames_the_result(case, make, bounds, seed):
 
 @pytest.mark.parametrize("make", [LPL, ClassMargin])
 @pytest.mark.parametrize("bounds", BOUNDS)
-@given(seed=SEEDS, extra=st.integers(1, 40))
+@given(seed=SEEDS, extra=st.sampled_from([1, 40, 300]))
 def test_classes_that_never_occur_change_nothing(case, make, bounds, seed, extra):
     example = case(seed)
     perturbed = make(ClassStats(example.counts), bounds)(example.logits, example.targets)
@@ -302,13 +312,25 @@ def test_it_works_under_autocast(case):
         assert_close(lpl(logits, rows), plain)  # a matrix product, still in float32
 
 
-def test_a_fitted_class_is_left_alone_and_one_nearly_fitted_is_not():
+def test_a_fitted_class_moves_by_its_own_logit_and_one_nearly_fitted_along_its_confusion():
     lpl = LPL(ClassStats([2, 2, 2]), BySize(1.0, 0.0, head_scale=1.0))
-    for gap, moves in ((100.0, False), (30.0, True)):
+    for gap, total in ((100.0, -1.0), (30.0, 0.0)):
         logits = torch.tensor([[gap, 0.0, -1.0]])  # at 30, one minus its probability rounds to 0
         shift = lpl(logits, torch.tensor([0])) - logits
-        assert_close(shift.norm().item(), float(moves), atol=1e-5, rtol=0)
-        assert_close(shift.sum().item(), 0.0, atol=1e-5, rtol=0)
+        assert_close(shift.norm().item(), 1.0, atol=1e-5, rtol=0)
+        assert_close(shift.sum().item(), total, atol=1e-5, rtol=0)  # its confusion is lost at 100
+
+
+@pytest.mark.parametrize("num_classes", [4, 300])  # a row for a class, or for a sample
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_bound_holds_for_classes_fitted_confused_and_lost(num_classes, dtype):
+    targets = torch.arange(5) % 3
+    logits = torch.tensor([[90.0, 0, 0, 0], [0, 40, 39, 0], [200, 0, 0, 0]], dtype=dtype)[targets]
+    logits = F.pad(logits, (0, num_classes - 4), value=-1e3)
+    lpl = LPL(ClassStats(F.pad(torch.tensor([40, 20, 10, 5]), (0, num_classes - 4))))
+    for rows in (targets, F.one_hot(targets, num_classes).to(dtype)):
+        length = (lpl(logits, rows) - logits).norm(dim=1)
+        assert_close(length, lpl.fixed[targets].abs().to(dtype), atol=1e-4, rtol=0)
 
 
 def test_an_empty_batch_stays_empty():

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from weft.logits._batch import check_batch
 from weft.logits._bounds import Bounds, BySize, warn_of_collapse
-from weft.logits._groups import balance, group
+from weft.logits._groups import LEAST, balance, group
 from weft.logits._stats import ClassStats
 
 _BY_SIZE = BySize()
@@ -81,9 +81,9 @@ class LPL(Bounded):
     rest over the other classes as they are confused with c. It is a constant for the gradient, so
     the perturbed logits are differentiable to any order with the derivatives of `logits`. Only
     classes in the batch are computed; where their samples give all wrong classes together less
-    than 1e-15, the direction is lost, and the shift fades to zero. Under soft targets,
-    samples count in a class by their share, and get their shares of its shift. In a distributed
-    training, the means are those of all processes, which must call it together.
+    than 1e-18, confusion has no direction, and the shift is on the own logit alone. Under soft
+    targets, samples count in a class by their share, and get their shares of its shift. In a
+    distributed training, the means are those of all processes, which must call it together.
 
     Args:
         stats: the classes; held, so that it is in `state_dict`.
@@ -130,7 +130,7 @@ class LPL(Bounded):
         signed = self.signed_bounds(probabilities, targets)
         if groups.classes is not None:
             signed = signed.index_select(0, groups.classes)
-        signed = signed.to(logits.dtype)
+        step = signed if self.steps == 1 else signed / self.steps
         shifts = None  # of each row's class
         for _ in range(self.steps):
             if shifts is not None:
@@ -138,18 +138,20 @@ class LPL(Bounded):
             # This row becomes g_c times the class's mass; its entry at c is minus the sum of the
             # others, because p_c - 1 would cancel near p_c = 1.
             row = balance(groups.sums(probabilities), groups.classes)
-            length = torch.linalg.vector_norm(row, dim=1) if self.normalize else groups.mass()
-            row *= (signed / (self.steps * length.clamp_min(_FITTED)))[:, None]
+            if self.normalize:
+                length = torch.linalg.vector_norm(row, dim=1)
+            else:
+                length = groups.mass().to(row.dtype).clamp_min_(LEAST)
+            # Into the lengths: bounds are float64, and converting them is one call more.
+            row.mul_(torch.div(step, length, out=length).unsqueeze_(1))
             shifts = row if shifts is None else shifts.add_(row)
         assert shifts is not None  # there is a step
         if not self.normalize:
-            reached, furthest = torch.linalg.vector_norm(shifts, dim=1), signed.abs()
+            reached = torch.linalg.vector_norm(shifts, dim=1)
+            furthest = signed.abs().to(reached.dtype)
             shifts *= torch.where(reached > furthest, furthest / reached, 1.0)[:, None]
         return groups.spread(shifts)
 
     def extra_repr(self) -> str:
         """Show the settings in the module's printout."""
         return f"bounds={self.bounds}, steps={self.steps}, normalize={self.normalize}"
-
-
-_FITTED = 1e-15  # its square is still a number in float32

@@ -1,6 +1,7 @@
 """The samples of a batch grouped by class: sums over a class, and back, without a loop.
 
-Nothing of size classes x classes is made where there are more classes than samples.
+Nothing of size classes x classes is made where there are more than 256 classes, and more of them
+than half the samples.
 """
 
 from dataclasses import dataclass
@@ -99,8 +100,9 @@ def group(
 ) -> Groups:
     """Group the samples of a checked batch; `dtype` is that of the values to come."""
     soft = targets.ndim == 2
-    # Measured: with fewer than two samples per class, rows for classes cost more than they save.
-    if 2 * num_classes <= len(targets) and not distributed():
+    # Measured: with fewer than two samples per class, rows for classes cost more than they save,
+    # unless all are so few that the number of calls is what counts.
+    if (2 * num_classes <= len(targets) or num_classes <= 256) and not distributed():
         if soft:
             return _ByShare(None, targets.to(dtype))
         return _ByClass(None, targets, num_classes)
@@ -118,12 +120,18 @@ def group(
 
 
 def balance(rows: Float[Tensor, "m c"], classes: Int[Tensor, " m"] | None) -> Float[Tensor, "m c"]:
-    """Set the entry of each row's own class to minus the sum of the others, in place."""
+    """Set the entry of each row's own class to minus the sum of the others, in place.
+
+    And to `LEAST` less, so that no row is zero.
+    """
     if classes is None:
         own = rows.diagonal()
-        own.zero_()
+        own.fill_(LEAST)
         torch.neg(rows.sum(1), out=own)
         return rows
     own = classes[:, None]
-    rows.scatter_(1, own, 0.0)
+    rows.scatter_(1, own, LEAST)
     return rows.scatter_(1, own, rows.sum(1, keepdim=True).neg_())
+
+
+LEAST = 1e-18  # its square is still a number in float32

@@ -181,7 +181,8 @@ def check_ids(targets: Tensor, num_classes: int) -> None:
             "call .long() on ids, .float() on rows."
         )
     if len(targets):
-        low, high = (bound.item() for bound in targets.aminmax())
+        lowest, highest = targets.aminmax()
+        low, high = lowest.item(), highest.item()
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"`targets` must lie between 0 and {num_classes - 1}, got {low} to {high}: "
