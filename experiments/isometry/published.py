@@ -101,7 +101,7 @@ def draw() -> None:
     """Draw accuracy against the radius, by three attacks, for each data set that has rows."""
     present = [data for data in SETTINGS if LEDGER.rows(data)]
     figure, panels = plt.subplots(
-        1, len(present), figsize=(4.2 * len(present), 3.4), layout="constrained", sharey=True
+        1, len(present), figsize=(4.2 * len(present), 3.8), layout="constrained", sharey=True
     )
     for panel, data in zip(np.atleast_1d(panels), present, strict=True):
         for setting, colour in ((None, "0.45"), (SETTINGS[data][0], "#d95f02")):
@@ -112,17 +112,26 @@ def draw() -> None:
                     [LEDGER.values(data, name(setting), f"{way} {radius:g}") for radius in RADII]
                 )
                 shown = {"released": "FGSM on the training's loss", "worst": "PGD and APGD"}
-                label = f"{name(setting)}: {shown.get(way, 'FGSM on the cross-entropy')}"
+                network = "without isometry" if setting is None else "with isometry"
+                label = f"{network}: {shown.get(way, 'FGSM on the cross-entropy')}"
                 panel.plot(RADII, values.mean(1), style, color=colour, label=label)
                 panel.fill_between(
                     RADII, values.min(1), values.max(1), color=colour, alpha=0.12, linewidth=0
                 )
         panel.axhline(10, color="0.8", linewidth=0.8, zorder=0)
-        seeds = values.shape[1]
-        panel.set(xscale="log", xlabel="radius, L-infinity", title=f"{data}, {seeds} seeds")
+        count = f"{values.shape[1]} seeds" if values.shape[1] > 1 else "1 seed"
+        panel.set(xscale="log", xlabel="radius, L-infinity")
+        panel.set_title(f"{data}: {name(SETTINGS[data][0])} ({count})", fontsize="medium")
         panel.set_xticks([0.01, 0.1, 1.0], ["0.01", "0.1", "1"])
-        panel.legend(fontsize=6.5, frameon=False)
-    np.atleast_1d(panels)[0].set(ylabel="right, percent", ylim=(0, 102))
+    first = np.atleast_1d(panels)[0]
+    first.set(ylabel="right, percent", ylim=(0, 102))
+    figure.legend(
+        *first.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(present),
+        fontsize="small",
+        frameon=False,
+    )
     figure.savefig(FIGURE, dpi=130)
 
 
