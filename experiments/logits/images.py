@@ -1,10 +1,11 @@
 """Long-tailed Fashion-MNIST and CIFAR-10, imbalance 100: tuned on validation images, then tested.
 
-    WEFT_DATA=... python experiments/logits/images.py fashion_mnist cifar10
+    WEFT_DATA=... python experiments/logits/images.py fashion_mnist cifar10 cifar10_resnet32
 
 Adds the rows of each run to results.csv (tuning: tuning.csv); what is there is not run again.
 Fashion-MNIST is thinned to 1,000 images in its largest class, CIFAR-10 to what the 10,000 images
-of its subset allow. Networks and epochs are small enough for one processor core.
+of its subset allow. Networks and epochs are small enough for one processor core: a ResNet-8 for
+CIFAR-10, whose settings serve a ResNet-32 too, which is not tuned itself.
 """
 
 import argparse
@@ -54,6 +55,14 @@ SETTINGS = {
         1000, 12, 64, augment.CLOTHING, RATE_AND_DECAY, range(1000, 1002), range(10)
     ),
     "cifar10": Setting(937, 16, 64, augment.NATURAL, RATE_AND_DECAY, range(1000, 1001), range(5)),
+}
+# Another network on the data, and with the chosen settings, of an entry above: residual blocks in
+# each of the three stages, and the methods that are compared.
+DEEPER = {
+    "cifar10_resnet32": (
+        *("cifar10", 5),
+        ("CE", "CE, post-hoc LA", "LA", "margin", "LPL", "LA 1 + margin", "LA 1 + LPL"),
+    )
 }
 # Two settings of its own for each method that has any, times the variations of the data set.
 GRIDS: dict[str, dict[str, Method]] = {
@@ -106,15 +115,21 @@ def convolution(before: int, after: int, stride: int) -> list[nn.Module]:
     ]
 
 
-def build(name: str, tasks: Tasks, method: Method) -> Lane:
-    """Build a CNN of two convolutions for clothes, a ResNet-8 with a strided stem for CIFAR-10."""
+def build(name: str, tasks: Tasks, method: Method, *, blocks: int = 1) -> Lane:
+    """Build a CNN of two convolutions for clothes, a ResNet with a strided stem for CIFAR-10.
+
+    With one block in each of its three stages it has 8 layers, with five 32.
+    """
     torch.manual_seed(tasks.seeds[0])
     if name == "fashion_mnist":
         layers = [*convolution(1, 16, 2), nn.ReLU(), *convolution(16, 32, 2), nn.ReLU()]
         body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU())
     else:
         stem = [*convolution(3, 16, 2), nn.ReLU()]
-        stages = [Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 64, 2)]
+        stages = []
+        for before, after, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
+            stages.append(Residual(before, after, stride))
+            stages += [Residual(after, after, 1) for _ in range(blocks - 1)]
         body = nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     body = body.to(memory_format=torch.channels_last)
     return Lane(body, Networks(tasks.seeds, (64, NUM_CLASSES), method.scale))
@@ -152,21 +167,24 @@ def tasks_of(name: str, seeds: range, *, validation: bool) -> Iterator[Tasks]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("names", nargs="+", choices=SETTINGS)
+    parser.add_argument("names", nargs="+", choices=[*SETTINGS, *DEEPER])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", WeftWarning)
     for name in arguments.names:
-        setting = SETTINGS[name]
+        data, blocks, methods = DEEPER.get(name, (name, 1, GRIDS))
+        setting = SETTINGS[data]
         options = {
-            "build": partial(build, name),
+            "build": partial(build, data),
             "epochs": setting.epochs,
             "batch": setting.batch,
             "augment": setting.augment,
         }
-        tasks = list(tasks_of(name, setting.tuning_seeds, validation=True))
-        chosen = tune(name, GRIDS, tasks, setting.variations, **options)
-        for tasks in tasks_of(name, setting.seeds, validation=False):
+        tasks = list(tasks_of(data, setting.tuning_seeds, validation=True))
+        chosen = tune(data, GRIDS, tasks, setting.variations, **options)
+        chosen = {family: chosen[family] for family in methods}
+        options["build"] = partial(build, data, blocks=blocks)
+        for tasks in tasks_of(data, setting.seeds, validation=False):
             run(RESULTS, name, chosen, tasks, **options)
 
 

@@ -89,6 +89,17 @@ def test_one_hot_rows_are_class_ids(case, seed):
         assert_close(make(stats)(logits, rows), make(stats)(logits, example.targets))
 
 
+@given(seed=SEEDS)
+def test_renaming_the_classes_renames_the_result(case, seed):
+    example = case(seed)
+    logits = 30 * cosines(example)
+    order = torch.randperm(len(example.counts), generator=torch.Generator().manual_seed(seed))
+    stats, renamed = ClassStats(example.counts), ClassStats(example.counts[order])
+    for make in (LDAM, lambda stats: noisy(stats, deviation=0.0)):
+        other = make(renamed)(logits[:, order], order.argsort()[example.targets])
+        assert_close(other, make(stats)(logits, example.targets)[:, order])
+
+
 def test_gradients_are_those_of_shifted_logits(case):
     example = case(2, 4, 5)
     ldam = LDAM(ClassStats(example.counts))

@@ -57,6 +57,20 @@ def test_the_shift_is_its_formula_and_leaves_the_own_logit(problem, seed, streng
     assert (shift > -1e-9).all()
 
 
+@given(seed=SEEDS)
+def test_renaming_the_classes_renames_the_result(problem, seed):
+    layer, features, targets = problem(seed)
+    order = torch.randperm(layer.out_features, generator=torch.Generator().manual_seed(seed))
+    renamed = nn.Linear(3, layer.out_features).double()
+    renamed.weight.data.copy_(layer.weight[order])
+    logits = layer(features).detach()
+    first, second = ISDA(layer), ISDA(renamed)
+    first.observe(features, targets)
+    second.observe(features, order.argsort()[targets])
+    other = second(logits[:, order], order.argsort()[targets])
+    assert_close(other, first(logits, targets)[:, order])
+
+
 def test_without_strength_or_before_any_batch_nothing_changes(problem):
     layer, features, targets = problem(0)
     logits = layer(features)

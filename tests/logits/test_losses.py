@@ -118,6 +118,21 @@ def test_class_balanced_weights_are_the_formula_with_mean_one(case, seed, beta):
     assert_close(padded, F.pad(weights, (0, 3)))
 
 
+@given(seed=SEEDS)
+def test_renaming_the_classes_changes_no_loss_and_renames_weights(case, seed):
+    example = case(seed)
+    labels = labels_like(example.logits, seed)
+    order = torch.randperm(len(example.counts), generator=torch.Generator().manual_seed(seed))
+    logits, targets = example.logits[:, order], order.argsort()[example.targets]
+    assert_close(focal_loss(logits, targets), focal_loss(example.logits, example.targets))
+    found = asymmetric_loss(logits, labels[:, order])
+    assert_close(found, asymmetric_loss(example.logits, labels))
+    stats, renamed = ClassStats(example.counts), ClassStats(example.counts[order])
+    assert_close(class_balanced_weights(renamed), class_balanced_weights(stats)[order])
+    found = rebalanced_weights(renamed, labels[:, order])
+    assert_close(found, rebalanced_weights(stats, labels)[:, order])
+
+
 def test_rebalanced_weights_are_the_formula():
     stats = ClassStats([100, 10, 1], num_samples=200)
     targets = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]).double()

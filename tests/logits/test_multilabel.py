@@ -117,6 +117,16 @@ def test_bound_zero_is_the_binary_cross_entropy(batch, normalize, seed):
     assert torch.equal(lpl(logits, labels), logits)
 
 
+@pytest.mark.parametrize("make", [PriorShift, NegativeTolerance])
+@given(seed=SEEDS)
+def test_renaming_the_labels_renames_fixed_shifts(batch, make, seed):
+    logits, labels, stats = batch(seed)
+    order = torch.randperm(stats.num_classes, generator=torch.Generator().manual_seed(seed))
+    renamed = ClassStats(stats.counts[order], num_samples=stats.num_samples.item())
+    other = make(renamed)(logits[:, order], labels[:, order])
+    assert_close(other, make(stats)(logits, labels)[:, order])
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("bounds", [BySize(1.0, 3.0), ByConfidence(1.0, 1.0)])
 @given(seed=SEEDS)
