@@ -1,6 +1,7 @@
 """Attacks on runs: numbers are replays, killed commands go on, failed checks are an exit code."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 
 from weft import cli
 from weft.lab import _suite
-from weft.lab._surrogates import draw_anchors, probe, softer, twin, with_anchors
 from weft.lab._trained import load_trained
 from weft.lab.attack import AttackSettings, attack, lines
+from weft.lab.evaluate import evaluate
 from weft.lab.recipe import Recipe
+from weft.lab.report import write_report
 from weft.lab.runs import ATTACK, Run
 from weft.lab.train import train
 
@@ -50,6 +52,12 @@ def call(capsys):
         return stop.value.code, captured.out, captured.err
 
     return run
+
+
+def copied(run, folder):
+    """The run without attacks on it."""
+    path = shutil.copytree(run.path, folder / "copy", ignore=shutil.ignore_patterns(ATTACK))
+    return Run.open(path)
 
 
 @pytest.mark.parametrize("head", ["softmax", "graph"])
@@ -96,10 +104,7 @@ def test_each_number_has_its_threat_model(results):
 def test_an_attack_that_was_stopped_goes_on_and_ends_with_the_same_numbers(
     runs, results, tmp_path, monkeypatch
 ):
-    run = Run.create(tmp_path / "copy", runs["graph"].recipe)
-    checkpoint = runs["graph"].load_checkpoint()
-    assert checkpoint is not None
-    run.save_checkpoint(checkpoint)
+    run = copied(runs["graph"], tmp_path)
     real, calls = _suite.Problem.attack, []
 
     def dying(self, *arguments, **options):
@@ -124,10 +129,9 @@ def test_an_attack_that_was_stopped_goes_on_and_ends_with_the_same_numbers(
 
 
 def test_other_settings_or_weights_are_refused_until_overwritten(runs, results, tmp_path):
-    run = Run.create(tmp_path / "softmax", runs["softmax"].recipe)
-    checkpoint = runs["softmax"].load_checkpoint()
+    run = copied(runs["softmax"], tmp_path)
+    checkpoint = run.load_checkpoint()
     assert checkpoint is not None
-    run.save_checkpoint(checkpoint)
     small = AttackSettings("0.2", images=8, batch=8, steps=1, queries=1)
     attack(run, small)
     other = AttackSettings("0.2", images=8, batch=8, steps=2, queries=1)
@@ -139,23 +143,6 @@ def test_other_settings_or_weights_are_refused_until_overwritten(runs, results, 
     assert attack(run, other, overwrite=True)["settings"]["steps"] == 2
     Run.create(run.path, run.recipe, overwrite=True)
     assert not (run.path / ATTACK).exists()
-
-
-def test_surrogates_share_what_they_should(runs):
-    trained = load_trained(runs["graph"])
-    model, inputs = trained.model, trained.data.test_inputs[:12]
-    labels = trained.data.test_labels[:12]
-    with torch.no_grad():
-        for other in (softer(model, wide=True), softer(model, wide=False), probe(trained)):
-            assert (other(inputs).argmax(1) == labels).double().mean() > 0.5
-        assert (twin(trained)(inputs).argmax(1) == labels).double().mean() > 0.5
-        exact = with_anchors(model)(model.anchor_inputs, model.anchor_labels)(inputs)
-        torch.testing.assert_close(exact, model(inputs))
-        copied = with_anchors(model)(model.anchor_inputs.clone(), model.anchor_labels)(inputs)
-        torch.testing.assert_close(copied, model(inputs), rtol=1e-3, atol=1e-3)  # other chunks
-    draw = draw_anchors(trained)
-    first, second = (draw(torch.Generator().manual_seed(seed)) for seed in (1, 2))
-    assert not torch.equal(first.anchor_inputs, second.anchor_inputs)
 
 
 def test_the_command_prints_the_table_and_fails_with_its_checks(call, runs, results):
@@ -218,11 +205,42 @@ def test_runs_that_cannot_be_attacked_are_named(call, tmp_path):
     assert not (run.path / ATTACK).exists()
 
 
-def test_progress_goes_to_stderr(call, runs):
-    path = runs["softmax"].path
+def test_progress_goes_to_stderr(call, runs, tmp_path):
+    path = shutil.copytree(runs["softmax"].path, tmp_path / "copy")
     words = ["--epsilon", "0.2", "--images", 8, "--batch", 8, "--steps", 1, "--queries", 1]
     code, out, err = call("attack", path, *words, "--overwrite")
     assert code in (0, 1)
     assert "coupling" in err.splitlines()[-1]
     assert str(path) in err
     assert "coupling" not in out
+
+
+def test_a_report_shows_attacks_and_the_checks_that_failed_first(runs, results, tmp_path):
+    paths = [run.path for run in runs.values()]
+    for run in runs.values():
+        evaluate(run)
+    planted = runs["graph"].path / ATTACK / "results.json"
+    before = planted.read_text()
+    table = json.loads(before)
+    table["masking"][0]["checks"][0] |= {"passed": False, "found": "<planted>"}
+    planted.write_text(json.dumps(table))
+    page = write_report(paths, tmp_path / "report.html").read_text()
+    again = write_report(paths, tmp_path / "again.html").read_text()
+    planted.write_text(before)
+    assert again == page
+    before, section = page.split('<section id="robustness">')
+    assert "of masking failed" in before
+    assert "many steps do no worse than one (&lt;planted&gt;)" in section
+    for word in ("worst case", "victim only", "GMSA-MIN", "random signs", "joint, batches of 12"):
+        assert word in section
+    number = f"{100 * results['graph']['curve'][0]['worst']:.1f}"
+    assert f"<strong>{number}</strong>" in section
+
+
+def test_a_report_leaves_out_an_attack_on_other_weights(runs, tmp_path):
+    run = runs["softmax"]
+    checkpoint = run.load_checkpoint()
+    run.save_checkpoint({**checkpoint, "seconds": 0.0})
+    page = write_report([run.path], tmp_path / "report.html").read_text()
+    run.save_checkpoint(checkpoint)
+    assert 'id="robustness"' not in page

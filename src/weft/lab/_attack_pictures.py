@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 _MOST = 8  # images shown
@@ -11,24 +12,25 @@ _MOST = 8  # images shown
 
 def draw_curve(results: dict[str, Any]) -> bytes:
     """Draw the accuracy that each attack leaves against epsilon, as PNG."""
-    figure = Figure((6.4, 4.2), layout="constrained")
+    figure = Figure((7.6, 4.2), layout="constrained")
     axis = figure.subplots()
-    plot_curve(axis, results)
+    _plot_curve(axis, results)
     axis.set(xlabel="epsilon (L-infinity, pixels in [0, 1])", ylabel="accuracy, %")
     axis.set_title(f"{results['data']}, {results['head']}: {results['threat']}", fontsize=10)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axis.grid(alpha=0.3)
     return _png(figure)
 
 
-def plot_curve(axis: Any, results: dict[str, Any]) -> None:
+def _plot_curve(axis: Any, results: dict[str, Any]) -> None:
     """Draw one faint line per attack, a thick one for the worst case, dots for the union."""
     points = results["curve"]
     radii = [0.0, *(point["epsilon"] for point in points)]
     clean = 100 * results["clean"]
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(points[0]["methods"])))
     for number, row in enumerate(points[0]["methods"]):
         values = [clean, *(100 * point["methods"][number]["accuracy"] for point in points)]
-        axis.plot(radii, values, linewidth=0.9, marker=".", markersize=4, label=row["method"])
+        axis.plot(radii, values, color=colors[number], linewidth=1.1, label=row["method"])
     worst = [clean, *(100 * point["worst"] for point in points)]
     axis.plot(radii, worst, color="black", linewidth=2.4, marker="o", label="worst case")
     union = [clean, *(100 * point["union"] for point in points)]

@@ -1,7 +1,6 @@
 """One table of all that the attacks on a run found."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +9,7 @@ import torch
 
 from weft.lab._attack_jobs import Jobs
 from weft.lab._suite import Problem, spread_of
-from weft.lab.runs import CHECKPOINT, Run
 from weft.robustness import worst_case
-
-
-def fingerprint(run: Run) -> str:
-    """Name the weights of a run."""
-    return hashlib.sha256((run.path / CHECKPOINT).read_bytes()).hexdigest()
 
 
 def gather(problem: Problem, suite: int, others: Sequence[str], jobs: Jobs) -> dict[str, Any]:
@@ -74,7 +67,7 @@ def gather(problem: Problem, suite: int, others: Sequence[str], jobs: Jobs) -> d
         "classes": list(data.class_names),
         "head": problem.trained.run.recipe.head,
         "seed": problem.trained.run.recipe.seed,
-        "checkpoint": fingerprint(problem.trained.run),
+        "checkpoint": problem.trained.run.fingerprint(),
         "settings": dataclasses.asdict(settings),
         "epsilons": list(settings.epsilons),
         "threat": str(problem.threat),

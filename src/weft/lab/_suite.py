@@ -195,8 +195,8 @@ def threats(problem: Problem) -> dict[str, Callable[[], Result]]:
         "swap": (SwapIn(min(25, size)), method, few),
         "mates": (RandomCompany(size, 3, 5, victims), short, slice(None)),
         "anchors": (RandomCompany(size, 3, 5, victims, draw), short, slice(None)),
-        "average": (JointBatch(), ModelSpace(short, 3), few),
-        "least": (JointBatch(), ModelSpace(short, 3, least=True), few),
+        "average": (JointBatch(size), ModelSpace(short, 3), few),
+        "least": (JointBatch(size), ModelSpace(short, 3, least=True), few),
         "poison": (PoisonedAnchors(make, *anchors, movable=tenth), short, few),
     }
     if problem.size < len(problem.index):

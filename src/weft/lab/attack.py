@@ -21,7 +21,7 @@ import torch
 from torch import Generator
 
 from weft.lab._attack_jobs import Jobs
-from weft.lab._attack_results import fingerprint, gather, worst_images
+from weft.lab._attack_results import gather, worst_images
 from weft.lab._attack_settings import AttackSettings
 from weft.lab._suite import Problem, flip_labels, methods, threats
 from weft.lab._trained import load_trained
@@ -129,7 +129,7 @@ def _relay(problem: Problem, epsilon: float, part: int, jobs: Jobs) -> Callable[
 def _claim(run: Run, folder: Path, settings: AttackSettings, *, overwrite: bool) -> None:
     """Make the folder this attack's own, or refuse."""
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
-    wanted["checkpoint"] = fingerprint(run)
+    wanted["checkpoint"] = run.fingerprint()
     path = folder / SETTINGS
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))

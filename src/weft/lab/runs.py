@@ -11,6 +11,7 @@ Every file but the growing metrics is written aside and renamed into place, so t
 moment a run is killed at, each file is whole: the old one or the new one.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -103,6 +104,10 @@ class Run:
 
         file = self.path / CHECKPOINT
         return unpack(str(file)) if file.exists() else None
+
+    def fingerprint(self) -> str:
+        """Name the weights: another training gives another name."""
+        return hashlib.sha256((self.path / CHECKPOINT).read_bytes()).hexdigest()
 
     def save_results(self, results: dict[str, Any]) -> None:
         """Save the final evaluation."""

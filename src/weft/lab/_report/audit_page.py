@@ -3,7 +3,7 @@
 from markupsafe import Markup
 
 from weft.lab._report.page import _asset, _environment, _percent
-from weft.lab._report.pictures import Sheet, as_tiles
+from weft.lab._report.pictures import Sheet, as_tiles, show_tile
 from weft.lab.audit import Audit
 from weft.lab.data import Dataset
 
@@ -25,15 +25,7 @@ def render_audit(audit: Audit, data: Dataset, *, path: str) -> str:
     places = dict(zip(rows, sheet.add(tiles), strict=True))
 
     def tile(example: int, size: int, name: str) -> Markup:
-        row, column = divmod(places[example], sheet.columns)
-        sharp = " sharp" if sheet.side < size else ""
-        style = (
-            f"width:{size}px;height:{size}px;"
-            f"background-position:-{column * size}px -{row * size}px;"
-            f"background-size:{sheet.columns * size}px {sheet.rows * size}px"
-        )
-        span = '<span class="tile{}" role="img" aria-label="{}" style="{}"></span>'
-        return Markup(span).format(sharp, name, style)
+        return show_tile(sheet, places[example], size, name)
 
     template = _environment().get_template("audit.html")
     return template.render(

@@ -6,9 +6,11 @@ Beside the recipe, a report reads from a run directory:
 - `results.json`: `num_test`, `classes` (names) and `contexts`, which gives {`accuracy`, `ece`,
   `abstention`} for each way of predicting.
 - `predictions.npz`: the arrays of `Predictions`.
+- `attack/`: what `weft attack` found, where there is any.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from weft.lab.recipe import Recipe
-from weft.lab.runs import PREDICTIONS, Run
+from weft.lab.runs import ATTACK, PREDICTIONS, Run
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,14 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Attacked:
+    """What `weft attack` found in a run, and the images it kept."""
+
+    results: dict[str, Any]
+    images: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class EvaluatedRun:
     """One run read whole: what it was asked to do, how it learned, and what came of it."""
 
@@ -89,6 +99,7 @@ class EvaluatedRun:
     metrics: list[dict[str, Any]]
     results: dict[str, Any]
     predictions: Predictions
+    attacked: Attacked | None = None
 
 
 def load_runs(directories: Sequence[Path]) -> list[EvaluatedRun]:
@@ -138,12 +149,25 @@ def _load_run(path: Path) -> EvaluatedRun:
         explained = run.recipe.head == "graph" and run.recipe.equation == "laplace"
         predictions = _load_predictions(path / PREDICTIONS, with_reasons=explained)
         _check(predictions, num_classes=len(results["classes"]))
-        return EvaluatedRun(path, run.recipe, run.metrics(), results, predictions)
+        attacked = _load_attack(run)
+        return EvaluatedRun(path, run.recipe, run.metrics(), results, predictions, attacked)
     except (ValueError, OSError, BadZipFile) as error:
         raise ValueError(
             f"A report needs a whole evaluation, got a broken one in {path} ({error}): "
             f"run `weft evaluate {path}` again."
         ) from error
+
+
+def _load_attack(run: Run) -> Attacked | None:
+    """Read a finished attack, unless the run has been trained anew since."""
+    folder = run.path / ATTACK
+    if not (folder / "results.json").exists():
+        return None
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if results["checkpoint"] != run.fingerprint():
+        return None
+    with np.load(folder / "adversarial.npz", allow_pickle=False) as file:
+        return Attacked(results, dict(file))
 
 
 def _load_predictions(path: Path, *, with_reasons: bool) -> Predictions:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -10,10 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from weft.lab._report import figures
+from weft.lab._report.attack_section import attack_sections
 from weft.lab._report.conclusion import conclude
 from weft.lab._report.loading import EvaluatedRun
 from weft.lab._report.numbers import Estimate, Group, group_by_seed, per_class
-from weft.lab._report.pictures import Sheet
+from weft.lab._report.pictures import Sheet, show_tile
 from weft.lab._report.samples import explorer_data
 
 _CONTEXTS = {
@@ -33,6 +35,7 @@ def render(runs: Sequence[EvaluatedRun]) -> str:
     settings = [_setting(list(members)) for _, members in groupby(groups, lambda g: g.amount)]
     sheet = Sheet()
     samples = explorer_data(groups, sheet)  # fills the sheet
+    attacks = attack_sections(runs, sheet)
     first = runs[0]
     return (
         _environment()
@@ -49,6 +52,8 @@ def render(runs: Sequence[EvaluatedRun]) -> str:
             context=context,
             conclusions=conclude(groups, context),
             samples=samples,
+            attacks=attacks,
+            tile=partial(show_tile, sheet),
             sheet=sheet,
             style=_asset("style.css"),
             script=_asset("explorer.js"),

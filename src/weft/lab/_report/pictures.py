@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from markupsafe import Markup
 from PIL import Image
 
 LARGEST = 64  # pixels a side: what a thumbnail shows, and 2,000 of them stay small
@@ -120,3 +121,16 @@ class Sheet:
         buffer = io.BytesIO()
         whole.save(buffer, kind, quality=90)
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def show_tile(sheet: Sheet, place: int, size: int, name: str) -> Markup:
+    """Return a span that shows one tile of a sheet, once the sheet is full."""
+    row, column = divmod(place, sheet.columns)
+    sharp = " sharp" if sheet.side < size else ""
+    style = (
+        f"width:{size}px;height:{size}px;"
+        f"background-position:-{column * size}px -{row * size}px;"
+        f"background-size:{sheet.columns * size}px {sheet.rows * size}px"
+    )
+    span = '<span class="tile{}" role="img" aria-label="{}" style="{}"></span>'
+    return Markup(span).format(sharp, name, style)
