@@ -54,7 +54,7 @@ def child(size: int) -> None:
     from weft.lab.propagate import propagate
 
     exact = size <= EXACT_UP_TO
-    search = ExactNeighbors() if exact else FaissNeighbors(probes=12, least_recall=0.9)
+    search = ExactNeighbors() if exact else FaissNeighbors(probes=8, least_recall=0.9)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         classes = write_points(folder, size)

@@ -106,6 +106,7 @@ class FaissNeighbors:
             index = faiss.IndexRefineFlat(faiss.IndexPreTransform(project, lists))
             index.k_factor = _CANDIDATES
         blocks = range(0, count, _BLOCK)
+        _probe(lists, coarse, self.probes)
         for at in blocks:
             index.add(_float32(points[at : at + _BLOCK]))
         found = torch.empty(count, k, dtype=torch.long)
