@@ -93,3 +93,13 @@ def test_an_infinite_ball_leaves_the_box_alone():
 def test_refuses_a_radius_below_zero(kind, epsilon):
     with pytest.raises(ValueError, match=r"`epsilon` must not be negative, got .*: give a radius"):
         kind(epsilon)
+
+
+def test_a_radius_in_normalised_units_is_that_many_deviations():
+    assert LInf.normalised(1.0, std=0.3081) == LInf(0.3081)
+    clean = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)).double()
+    moved = LInf.normalised(0.5, std=0.2).sample(clean, torch.Generator().manual_seed(0))
+    papers = LInf(0.5).distance((moved - 0.4) / 0.2, (clean - 0.4) / 0.2)
+    assert (papers <= 0.5 + 1e-9).all()
+    with pytest.raises(ValueError, match="`std` must be positive, got 0"):
+        LInf.normalised(0.1, std=0.0)

@@ -51,11 +51,12 @@ class AutoAttack:
                 f"AutoAttack must move the rows that count, got {len(clean)} moving and "
                 f"{len(labels)} counted: attack the company with APGD()."
             )
-        # The package reads images of four axes.
-        images = clean if clean.ndim == 4 else clean.flatten(1)[:, None, None]
+        # The package reads images of four axes, and computes in single precision.
+        images = (clean if clean.ndim == 4 else clean.flatten(1)[:, None, None]).float()
 
         def predict(rows: Tensor) -> Tensor:
-            return search.scene.craft(search.predict, rows.reshape(-1, *clean.shape[1:]))[0]
+            points = rows.reshape(-1, *clean.shape[1:]).to(clean)
+            return search.scene.craft(search.predict, points)[0].to(rows)
 
         with torch.no_grad():
             classes = predict(images).shape[1]
@@ -81,7 +82,7 @@ class AutoAttack:
             found, _ = suite.run_standard_evaluation(images, labels, batch_size=self.batch_size)
             sys.settrace(tracer)
         # Its rounding may leave the ball by a unit in the last place.
-        search.offer(search.project(found.reshape(clean.shape)))
+        search.offer(search.project(found.reshape(clean.shape).to(clean)))
 
 
 def _library() -> Any:
