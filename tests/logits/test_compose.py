@@ -114,6 +114,23 @@ def test_the_log_probabilities_of_a_graph_head_are_logits(make):
     assert backbone.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("make", [LogitAdjustment, VectorScaling, ClassMargin, LPL])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_compiled_step_has_no_break_in_its_graph(case, make, soft):
+    example = case(3, 5, 12)
+    targets = F.one_hot(example.targets, 5).double() if soft else example.targets
+    perturbation = make(ClassStats(example.counts))
+
+    def loss(logits):
+        return F.cross_entropy(perturbation(logits, targets), targets)
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    logits = example.logits.requires_grad_()
+    assert_close(compiled(logits), loss(logits))
+    (found,) = torch.autograd.grad(compiled(logits), logits)
+    assert_close(found, torch.autograd.grad(loss(logits), logits)[0])
+
+
 class _Trainer:
     """What training frameworks do: they own the loop and take the loss as a function."""
 

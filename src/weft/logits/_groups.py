@@ -127,7 +127,7 @@ def balance(rows: Float[Tensor, "m c"], classes: Int[Tensor, " m"] | None) -> Fl
     if classes is None:
         own = rows.diagonal()
         own.fill_(LEAST)
-        torch.neg(rows.sum(1), out=own)
+        own.copy_(rows.sum(1).neg_())
         return rows
     own = classes[:, None]
     rows.scatter_(1, own, LEAST)

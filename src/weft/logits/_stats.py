@@ -180,7 +180,7 @@ def check_ids(targets: Tensor, num_classes: int) -> None:
             f" got {targets.dtype} of shape {tuple(targets.shape)}: "
             "call .long() on ids, .float() on rows."
         )
-    if len(targets):
+    if len(targets) and not torch.compiler.is_compiling():  # values are not known then
         lowest, highest = targets.aminmax()
         low, high = lowest.item(), highest.item()
         if low < 0 or high >= num_classes:
