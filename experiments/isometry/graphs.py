@@ -12,10 +12,11 @@ graphs.csv. Nothing is chosen: every weight that was tried has its row.
 import argparse
 import tempfile
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
-from ledger import Ledger
+from ledger import Ledger, interval
 
 from weft.heads import Batches, GraphClassifier, GraphHead, Whole, predict
 from weft.isometry import diagnose
@@ -66,11 +67,10 @@ def measure(head: str, term: str, num_labels: int, seed: int) -> dict[str, float
         found[name] = share(predict(model, inputs, context).probabilities, labels)
     features = encode(model, inputs)
     graph = model.head.graph(torch.cat([model.anchor_features(), features]))
-    i, j = torch.cat([model.anchor_labels.clamp_min(-1), labels])[graph.edges]
+    i, j = torch.cat([model.anchor_labels, labels])[graph.edges]
     known = (i >= 0) & (j >= 0)
-    found["weight in class"] = (
-        100 * (graph.weights[known & (i == j)].sum() / graph.weights[known].sum()).item()
-    )
+    within, total = graph.weights[known & (i == j)].sum(), graph.weights[known].sum()
+    found["weight in class"] = 100 * (within / total).item()
     fit = diagnose(inputs, features, labels)
     mean = fit.class_mean()
     distances = {"Pearson": mean.pearson, "stress": mean.stress, "between / within": fit.separation}
@@ -93,6 +93,12 @@ def main() -> None:
         }
         LEDGER.run(f"{num_labels} labels", chosen, seeds)
         print(LEDGER.table(f"{num_labels} labels", MEASURES, digits=2), "\n")
+        for head, term in product(("graph", "softmax"), TERMS[1:]):
+            pair = [
+                LEDGER.values(f"{num_labels} labels", f"{head}, {name}", "whole")
+                for name in (term, "none")
+            ]
+            print(f"{head}, {term} less none, whole: {interval(pair[0] - pair[1], 2)}")
 
 
 if __name__ == "__main__":
