@@ -48,8 +48,8 @@ def propagate(
     """Write predictions of all rows to an .npz, and return what was done.
 
     The file holds `labels` (the class of each row, as text), `classes`, `scores` (n, classes) and
-    `abstention` (n,). Memory: about n (5 d + 60 k + 70 classes) bytes for d columns in float32,
-    without the search's index; never n times n, nor edges times columns.
+    `abstention` (n,). Memory: about n (5 d + 65 k + 75 classes) bytes for d columns, the search's
+    index among them; never n times n, nor edges times columns.
 
     Args:
         features: .npy of shape (n, d), read by memory map; float32, float64 and float16.
