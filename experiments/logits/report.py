@@ -39,6 +39,7 @@ class Question(NamedTuple):
     measure: str = "balanced"
 
 
+IMAGES = ("fashion_mnist", "cifar10", "cifar10_resnet32")
 LT, LESS, EVEN = "imbalance 50", "imbalance 10", "balanced, 12 per class"
 QUESTIONS = (
     Question("E1", LT, "CE", None, 81.5, within=1.5),
@@ -81,7 +82,7 @@ QUESTIONS = (
     ),
     *(
         Question("E12", place, method, other)
-        for place in ("fashion_mnist", "cifar10")
+        for place in IMAGES
         for method, other in (("LPL", "margin"), ("LA 1 + LPL", "LA 1 + margin"))
     ),
 )
@@ -260,12 +261,12 @@ def main() -> None:
     print_twins()
     for measure in ("map", "macro_f1"):
         print_side_by_side(LABELLED, measure, "prior shift")
-    print_side_by_side(("fashion_mnist", "cifar10"), "balanced", "LA")
+    print_side_by_side(IMAGES[:2], "balanced", "LA")
     for name in LABELLED:
         print_table(name, MULTI, ("BCE", "prior shift"))
     if methods_of("composed"):
         print_holm("composed", "map", "prior shift")
-    for name in ("fashion_mnist", "cifar10"):
+    for name in IMAGES:
         print_table(name, SINGLE, ("LA", "margin"))
     print_labels()
 
