@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,17 @@ Row = Mapping[str, str | int | float]
 
 def read(path: Path, experiment: str) -> list[dict[str, str]]:
     """Return the rows of an experiment."""
-    if not path.exists():
-        return []
+    return _read(path, path.stat().st_size).get(experiment, []) if path.exists() else []
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, size: int) -> dict[str, list[dict[str, str]]]:
+    """Read a file by experiment; anew when its size has changed, since rows are only added."""
+    by_experiment: dict[str, list[dict[str, str]]] = {}
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["experiment"] == experiment]
+        for row in csv.DictReader(file):
+            by_experiment.setdefault(row["experiment"], []).append(row)
+    return by_experiment
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
