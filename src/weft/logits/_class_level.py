@@ -79,11 +79,12 @@ class LPL(Bounded):
 
     so |delta_c| <= epsilon_c for every class. The shift is a class-graded margin, and spreads the
     rest over the other classes as they are confused with c. It is a constant for the gradient, so
-    the perturbed logits are differentiable to any order with the derivatives of `logits`. Only
-    classes in the batch are computed; where their samples give all wrong classes together less
-    than 1e-18, confusion has no direction, and the shift is on the own logit alone. Under soft
-    targets, samples count in a class by their share, and get their shares of its shift. In a
-    distributed training, the means are those of all processes, which must call it together.
+    the perturbed logits are differentiable to any order with the derivatives of `logits`. Classes
+    that are not in the batch count for nothing, and cost nothing where there are more than 256.
+    Where the samples of a class give all wrong classes together less than 1e-18, confusion has no
+    direction, and the shift is on the own logit alone. Under soft targets, samples count in a class
+    by their share, and get their shares of its shift. In a distributed training, the means are
+    those of all processes, which must call it together.
 
     Args:
         stats: the classes; held, so that it is in `state_dict`.
