@@ -115,6 +115,8 @@ def small_changes(data: str) -> None:
 def threat_models() -> None:
     """Print the worst case under each threat model, and the clean accuracy in it."""
     rows = [row for row in read(THREATS) if row["attack"] == "worst case"]
+    if not rows:
+        return
     threats = list(dict.fromkeys(row["threat"] for row in rows))
     print("\n### digits, other threat models\n\n| method | " + " | ".join(threats) + " |")
     print("|---" * (1 + len(threats)) + "|")
