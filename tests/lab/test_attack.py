@@ -75,8 +75,9 @@ def test_the_accuracy_quoted_is_that_of_the_images_kept(runs, results, head):
         assert images.min() >= 0
         assert images.max() <= 1
         assert point["union"] <= point["worst"]
-        least = min(row["accuracy"] for row in point["methods"])
-        assert point["worst"] <= least + 1e-9
+        run = [row["accuracy"] for row in point["methods"] if row["accuracy"] is not None]
+        assert point["worst"] <= min(run) + 1e-9
+        assert len(run) == len(point["methods"]) or point["worst"] < 1  # left out: nothing to do
     clean = (kept["predicted_clean"] == kept["labels"]).mean()
     assert clean == pytest.approx(results[head]["clean"])
     test = load_trained(runs[head]).data
@@ -109,15 +110,15 @@ def test_an_attack_that_was_stopped_goes_on_and_ends_with_the_same_numbers(
 
     def dying(self, *arguments, **options):
         calls.append(1)
-        if len(calls) == 30:
+        if len(calls) == 10:
             raise KeyboardInterrupt
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(_suite.Problem, "attack", dying)
     with pytest.raises(KeyboardInterrupt):
         attack(run, SETTINGS)
-    assert len(list((run.path / ATTACK / "parts").glob("curve-*.npz"))) == 29
-    calls += [1]  # the next call is the 32nd: it lives
+    assert len(list((run.path / ATTACK / "parts").glob("curve-*.npz"))) == 9
+    calls += [1]  # so that the next call lives
     again = attack(run, SETTINGS)
     for name in ("curve", "threats", "flipped_labels", "passed", "calls"):
         assert again[name] == results["graph"][name], name

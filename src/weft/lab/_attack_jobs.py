@@ -50,13 +50,16 @@ class Jobs:
 
         Args:
             key: the file that its outcome goes to.
-            words: for progress.
-            act: attacks.
+            words: for progress; the name of an attack that is not needed.
+            act: attacks. Not called where attacks with the same `best` have left nothing right.
             best: the name of the worst images, where these are added if they are worse.
         """
 
         def do() -> str:
             began = time.monotonic()
+            if best is not None and self._nothing_left(f"worst-{best}"):
+                self._write(key, {"skipped": words, "seconds": 0.0}, {})
+                return "  not needed"
             result = act()
             if best is not None:
                 self._offer(f"worst-{best}", result, result.groups.cpu())
@@ -108,10 +111,12 @@ class Jobs:
         """Read the plain values of a job that is done."""
         return json.loads(str(self._read(key)["record"]))
 
-    def result(self, key: str) -> Result:
-        """Read an attack that is done; the moved images are not kept with it."""
+    def result(self, key: str) -> Result | None:
+        """Read an attack that is done, its moved images left out; None if it was not needed."""
         arrays = self._read(key)
         record = json.loads(str(arrays["record"]))
+        if "skipped" in record:
+            return None
         return Result(
             threat=record["threat"],
             method=record["method"],
@@ -149,7 +154,7 @@ class Jobs:
             )[groups]
             for values in (result.success, result.margin)
         )
-        moved = result.inputs.cpu()
+        moved, success = result.inputs.cpu(), result.success.cpu()
         if self._path(best).exists():
             held = {name: torch.from_numpy(array) for name, array in self._read(best).items()}
             better = (wrong > held["wrong"]) | (
@@ -157,11 +162,15 @@ class Jobs:
             )
             rows = better.reshape(-1, *[1] * (moved.ndim - 1))
             moved = torch.where(rows, moved, held["moved"])
-            wrong, margins = (
+            wrong, margins, success = (
                 torch.where(better, own, held[name])
-                for own, name in ((wrong, "wrong"), (margins, "margins"))
+                for own, name in ((wrong, "wrong"), (margins, "margins"), (success, "success"))
             )
-        self._save(best, {"moved": moved, "wrong": wrong, "margins": margins})
+        arrays = {"moved": moved, "wrong": wrong, "margins": margins, "success": success}
+        self._save(best, arrays)
+
+    def _nothing_left(self, best: str) -> bool:
+        return self._path(best).exists() and bool((self._read(best)["success"] == 1).all())
 
     def _write(self, key: str, record: dict[str, Any], arrays: dict[str, Tensor]) -> None:
         self._save(key, {**arrays, "record": np.array(json.dumps(record))})

@@ -1,6 +1,7 @@
 """Pictures of an attack: accuracy against epsilon, and images before and after."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def _plot_curve(axis: Any, results: dict[str, Any]) -> None:
     clean = 100 * results["clean"]
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(points[0]["methods"])))
     for number, row in enumerate(points[0]["methods"]):
-        values = [clean, *(100 * point["methods"][number]["accuracy"] for point in points)]
+        values = [clean, *percents(points, number)]
         axis.plot(radii, values, color=colors[number], linewidth=1.1, label=row["method"])
     worst = [clean, *(100 * point["worst"] for point in points)]
     axis.plot(radii, worst, color="black", linewidth=2.4, marker="o", label="worst case")
@@ -37,6 +38,12 @@ def _plot_curve(axis: Any, results: dict[str, Any]) -> None:
     if union != worst:
         axis.plot(radii, union, color="black", linestyle=":", label="union (nobody can do it)")
     axis.set_ylim(0, 102)
+
+
+def percents(points: Sequence[dict[str, Any]], number: int) -> list[float]:
+    """Return the accuracies that an attack leaves; nan where it was not needed."""
+    found = [point["methods"][number]["accuracy"] for point in points]
+    return [np.nan if share is None else 100 * share for share in found]
 
 
 def choose_examples(arrays: dict[str, np.ndarray], most: int = _MOST) -> tuple[int, np.ndarray]:

@@ -12,30 +12,35 @@ from weft.lab._suite import Problem, spread_of
 from weft.robustness import worst_case
 
 
-def gather(problem: Problem, suite: int, others: Sequence[str], jobs: Jobs) -> dict[str, Any]:
+def gather(
+    problem: Problem, suite: Sequence[str], others: Sequence[str], jobs: Jobs
+) -> dict[str, Any]:
     """Put what the jobs found into one table, plain values only."""
     settings, data = problem.settings, problem.trained.data
     unit = spread_of(data.train_inputs)
     curve = []
     for epsilon in settings.epsilons:
-        parts = [
-            [jobs.result(f"curve-{epsilon:g}-{part}-{number}") for number in range(suite)]
+        table = [
+            [jobs.result(f"curve-{epsilon:g}-{part}-{number}") for number in range(len(suite))]
             for part in range(len(problem.parts))
         ]
-        sizes = [len(part[0].rows) for part in parts]
-        worst = [worst_case(part) for part in parts]
+        worst = [worst_case([result for result in part if result]) for part in table]
+        sizes = [len(problem.labels[part]) for part in problem.parts]
 
         def mean(values: Sequence[float], sizes: Sequence[int] = sizes) -> float:
             return float(np.average(values, weights=sizes))
 
-        rows = [
-            {
-                "method": parts[0][number].method,
-                "accuracy": mean([part[number].replayed_accuracy for part in parts]),
-                "claimed": mean([part[number].claimed_accuracy for part in parts]),
-            }
-            for number in range(suite)
-        ]
+        rows = []
+        for name, *found in zip(suite, *table, strict=True):
+            run = [result for result in found if result]
+            whole = len(run) == len(found)  # not so where another left nothing right in a batch
+            rows.append(
+                {
+                    "method": name,
+                    "accuracy": mean([one.replayed_accuracy for one in run]) if whole else None,
+                    "claimed": mean([one.claimed_accuracy for one in run]) if whole else None,
+                }
+            )
         curve.append(
             {
                 "epsilon": epsilon,
@@ -50,11 +55,12 @@ def gather(problem: Problem, suite: int, others: Sequence[str], jobs: Jobs) -> d
     other_threats = []
     for name in others:
         found = jobs.result(f"threat-{name}")
+        assert found is not None  # only attacks on a curve are left out
         other_threats.append(
             {
                 "threat": found.threat,
                 "method": found.method,
-                "epsilon": settings.middle,
+                "epsilon": settings.first,
                 "images": len(found.rows),
                 "clean": found.clean_accuracy,
                 "claimed": found.claimed_accuracy,

@@ -18,12 +18,12 @@ class AttackSettings:
     """
 
     epsilon: str = _field(
-        "0.05,0.1,0.2,0.3", "L-infinity radii for pixels in [0, 1], with commas between"
+        "0.1,0.2,0.3", "L-infinity radii for pixels in [0, 1], with commas between"
     )
     images: int = _field(1000, "test images, drawn at random", least=2)
     batch: int = _field(250, "images in one graph; 0 = all of them", least=0)
     steps: int = _field(20, "gradients of an attack", least=1)
-    queries: int = _field(100, "questions of the attack without gradient", least=1)
+    queries: int = _field(50, "questions of the attack without gradient", least=1)
     victims: int = _field(
         10, "images attacked one at a time; 0 = no threat but joint batches", least=0
     )
@@ -52,6 +52,6 @@ class AttackSettings:
             ) from None
 
     @property
-    def middle(self) -> float:
-        """The radius at which masking and the other threat models are looked at."""
-        return self.epsilons[(len(self.epsilons) - 1) // 2]
+    def first(self) -> float:
+        """The smallest radius, at which masking and the other threat models are looked at."""
+        return self.epsilons[0]

@@ -177,7 +177,7 @@ class Named:
 
 
 def threats(problem: Problem) -> dict[str, Callable[[], Result]]:
-    """Return the other threat models, each with an attack of its own, at the middle radius."""
+    """Return the other threat models, each with an attack of its own, at the smallest radius."""
     settings, graph = problem.settings, problem.graph
     if not graph or not settings.victims:
         return {}
@@ -203,7 +203,7 @@ def threats(problem: Problem) -> dict[str, Callable[[], Result]]:
         plan["whole"] = (JointBatch(), method, slice(None))
 
     def run(threat: Threat, attacked_by: Method, part: slice) -> Callable[[], Result]:
-        return lambda: problem.attack(settings.middle, attacked_by, threat, part)
+        return lambda: problem.attack(settings.first, attacked_by, threat, part)
 
     return {name: run(*choice) for name, choice in plan.items()}
 

@@ -76,18 +76,18 @@ def attack(
             for number, method in enumerate(suite):
                 jobs.add_attack(
                     f"curve-{epsilon:g}-{part}-{number}",
-                    f"epsilon {epsilon:g}  {method}",
+                    f"{method} at {epsilon:g}",
                     _on_part(problem, epsilon, method, part),
                     best=f"{epsilon:g}-{part}",
                 )
             jobs.add_attack(
                 f"curve-{epsilon:g}-{part}-{len(suite)}",
-                f"epsilon {epsilon:g}  relay",
+                f"relay at {epsilon:g}",
                 _relay(problem, epsilon, part, jobs),
                 best=f"{epsilon:g}-{part}",
             )
     for name, act in others.items():
-        jobs.add_attack(f"threat-{name}", f"epsilon {settings.middle:g}  {name}", act)
+        jobs.add_attack(f"threat-{name}", f"{name} at {settings.first:g}", act)
     if others:
         jobs.add("labels", "flipping labels", lambda: {"accuracy": flip_labels(problem)})
     for loss in (cross_entropy, margin):
@@ -98,7 +98,7 @@ def attack(
         )
     jobs.add("coupling", "coupling", lambda: _coupling(problem))
     jobs.run()
-    results = gather(problem, len(suite) + 1, list(others), jobs)
+    results = gather(problem, [*map(str, suite), "relay"], list(others), jobs)
     arrays = worst_images(problem, jobs)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
@@ -152,7 +152,7 @@ def _masking(problem: Problem, loss: Loss) -> dict[str, Any]:
         problem.model,
         problem.inputs[part],
         problem.labels[part],
-        epsilon=settings.middle,
+        epsilon=settings.first,
         threat=problem.threat,
         loss=loss,
         twin=problem.twin,
@@ -192,7 +192,7 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
             f"worst {point['worst']:.4f}  union {point['union']:.4f}"
         )
         for row in point["methods"]:
-            yield f"    {row['accuracy']:.4f}  {row['method']}"
+            yield f"    {_share(row['accuracy'])}  {row['method']}"
     for other in results["threats"]:
         yield (
             f"epsilon {other['epsilon']:g}  {other['threat']}  {other['images']} images  "
@@ -210,3 +210,8 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
         )
         for check in wrong:
             yield f"    FAILED  {check['name']}: {check['found']}"
+
+
+def _share(value: float | None) -> str:
+    """Show an accuracy; a dash where the attack was not needed, since nothing was left."""
+    return "     -" if value is None else f"{value:.4f}"

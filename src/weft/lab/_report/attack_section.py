@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from weft.lab._attack_pictures import choose_examples
+from weft.lab._attack_pictures import choose_examples, percents
 from weft.lab._report.figures import _DASHED, _FAINT, _INK, _SERIES, _STYLE, _svg
 from weft.lab._report.loading import Attacked, EvaluatedRun
 from weft.lab._report.pictures import Sheet, as_tiles
@@ -82,7 +82,7 @@ def _curve(results: dict[str, Any]) -> str:
     points, clean = results["curve"], 100 * results["clean"]
     radii = [0.0, *(point["epsilon"] for point in points)]
     for number, row in enumerate(points[0]["methods"]):
-        values = [clean, *(100 * point["methods"][number]["accuracy"] for point in points)]
+        values = [clean, *percents(points, number)]
         if row["method"].startswith(("FGSM", "IFGSM")):
             color = _SERIES[1] if row["method"].startswith("FGSM") else _SERIES[3]
             axis.plot(radii, values, color=color, linestyle=_DASHED, label=row["method"])
