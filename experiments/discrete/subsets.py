@@ -162,6 +162,7 @@ METHODS = {
 PROBLEMS = {
     "digits": Problem("digits", (256, 128), 10, 10, 5, 30),
     "mnist": Problem("mnist", (256, 128), 20, 20, 10, 4),
+    "mnist, longer": Problem("mnist", (256, 128), 20, 20, 10, 12),
 }
 FEW = ("Identity", "Identity, mean", "Identity, norm", "Identity, std", "I-MLE 10", "I-MLE 100")
 
@@ -173,5 +174,6 @@ def jobs(methods: Mapping[str, Method], problems: Iterable[str]) -> dict[tuple[s
 
 if __name__ == "__main__":
     few = {name: METHODS[name] for name in FEW}
-    everything = jobs(METHODS, ["digits"]) | jobs(few, ["mnist"])
+    best = {name: METHODS[name] for name in ("Identity, std", "I-MLE 10")}
+    everything = jobs(METHODS, ["digits"]) | jobs(few, ["mnist"]) | jobs(best, ["mnist, longer"])
     main("subsets", everything, dict.fromkeys(PROBLEMS, 3), {})
