@@ -4,7 +4,7 @@ Two kinds of neighbour graphs, k = 10, Gaussian self-tuned weights, 1 % of the n
 `spread` points are isotropic in 64 dimensions (an expander, solved in few steps), `flat` ones lie
 on a surface of two dimensions (slow for iterations, kind to factorisations). Float64, relative
 residual 1e-8. Times are of the processor, for OMP_NUM_THREADS=1: two of the four know one thread
-only. A method that took over a quarter of a minute at one size is left out at larger ones.
+only. A method that took over five seconds at one size is left out at larger ones.
 """
 
 import time
@@ -34,7 +34,7 @@ SOLVERS: dict[str, LinearSolver] = {
     "AlgebraicMultigrid": AlgebraicMultigrid(rtol=1e-8),
 }
 DENSE_MOST = 10_000
-PATIENCE = 15.0
+PATIENCE = 5.0
 
 
 def points(kind: str, size: int) -> torch.Tensor:
