@@ -25,8 +25,8 @@ def main(path: Path) -> None:
     """Train two heads, attack both, and draw."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     with tempfile.TemporaryDirectory() as folder:
-        for axis, head in zip(axes, ("softmax", "graph"), strict=False):
-            run = Run.create(Path(folder) / head, Recipe(head=head, epochs=5, threads=1))
+        for axis, head, epochs in zip(axes, ("softmax", "graph"), (20, 5), strict=False):
+            run = Run.create(Path(folder) / head, Recipe(head=head, epochs=epochs, threads=1))
             train(run)
             results = attack(run, SETTINGS)
             curves(axis, results)
@@ -72,11 +72,11 @@ def pictures(axis, kept):
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    words = ", ".join(
-        f"{a} → {b}"
+    words = "   ".join(
+        f"{a}→{b}"
         for a, b in zip(kept["labels"][rows], kept["predicted"][number][rows], strict=True)
     )
-    axis.set_title(f"graph head: {words}", fontsize=10)
+    axis.set_title(words, fontsize=10)
 
 
 if __name__ == "__main__":

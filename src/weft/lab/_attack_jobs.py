@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from weft.lab.runs import write_file
-from weft.robustness import LInf, Result
+from weft.robustness import LInf, Result, worst_case
 
 _SECONDS_BETWEEN_LINES = 5.0
 _KEPT = ("rows", "labels", "groups", "success", "margin", "clean_wrong", "distance")
@@ -31,6 +31,7 @@ class Jobs:
     def __init__(self, folder: Path, name: str) -> None:
         self._parts, self._name = folder / "parts", name
         self._jobs: dict[str, tuple[str, Callable[[], str]]] = {}
+        self._of_best: dict[str | None, list[str]] = {}
 
     def add(self, key: str, words: str, act: Callable[[], dict[str, Any]]) -> None:
         """Add a job whose outcome is plain values."""
@@ -57,7 +58,7 @@ class Jobs:
 
         def do() -> str:
             began = time.monotonic()
-            if best is not None and self._nothing_left(f"worst-{best}"):
+            if best is not None and self._nothing_left(best):
                 self._write(key, {"skipped": words, "seconds": 0.0}, {})
                 return "  not needed"
             result = act()
@@ -77,6 +78,7 @@ class Jobs:
             return f"  {result.replayed_accuracy:.1%} right"
 
         self._jobs[key] = words, do
+        self._of_best.setdefault(best, []).append(key)
 
     def run(self) -> None:
         """Do what is not done, and say so on stderr."""
@@ -154,7 +156,7 @@ class Jobs:
             )[groups]
             for values in (result.success, result.margin)
         )
-        moved, success = result.inputs.cpu(), result.success.cpu()
+        moved = result.inputs.cpu()
         if self._path(best).exists():
             held = {name: torch.from_numpy(array) for name, array in self._read(best).items()}
             better = (wrong > held["wrong"]) | (
@@ -162,15 +164,17 @@ class Jobs:
             )
             rows = better.reshape(-1, *[1] * (moved.ndim - 1))
             moved = torch.where(rows, moved, held["moved"])
-            wrong, margins, success = (
+            wrong, margins = (
                 torch.where(better, own, held[name])
-                for own, name in ((wrong, "wrong"), (margins, "margins"), (success, "success"))
+                for own, name in ((wrong, "wrong"), (margins, "margins"))
             )
-        arrays = {"moved": moved, "wrong": wrong, "margins": margins, "success": success}
-        self._save(best, arrays)
+        self._save(best, {"moved": moved, "wrong": wrong, "margins": margins})
 
     def _nothing_left(self, best: str) -> bool:
-        return self._path(best).exists() and bool((self._read(best)["success"] == 1).all())
+        # By finished attacks alone: a command killed before it noted one will run it again.
+        done = [self.result(key) for key in self._of_best[best] if self._path(key).exists()]
+        run = [result for result in done if result]
+        return bool(run) and worst_case(run).accuracy == 0
 
     def _write(self, key: str, record: dict[str, Any], arrays: dict[str, Tensor]) -> None:
         self._save(key, {**arrays, "record": np.array(json.dumps(record))})

@@ -39,6 +39,7 @@ from weft.robustness import (
 )
 
 _FLIPS = 20  # of anchors' labels
+_FEW = 100  # images in the company of a victim, and where each step costs much
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +107,12 @@ class Problem:
     @property
     def threat(self) -> Threat:
         """Whole batches where a graph ties them, else each image by itself."""
-        if not self.graph:
-            return IndependentRows(self.size)
         whole = self.size == len(self.index)
-        return JointBatch() if whole else JointBatch(self.size)
+        return JointBatch() if self.graph and whole else self.in_batches(self.size)
+
+    def in_batches(self, size: int) -> Threat:
+        """Return the same with batches of another size."""
+        return JointBatch(size) if self.graph else IndependentRows(size)
 
     def attack(
         self,
@@ -181,7 +184,7 @@ def threats(problem: Problem) -> dict[str, Callable[[], Result]]:
     settings, graph = problem.settings, problem.graph
     if not graph or not settings.victims:
         return {}
-    size, victims = min(100, len(problem.index)), settings.victims
+    size, victims = min(_FEW, len(problem.index)), settings.victims
     method = APGD(settings.steps)
     few = slice(0, size)
     make = _surrogates.with_anchors(graph)
@@ -217,8 +220,8 @@ def flip_labels(problem: Problem) -> list[float]:
         _surrogates.with_anchors(graph),
         graph.anchor_inputs,
         graph.anchor_labels,
-        problem.inputs[: problem.size],
-        problem.labels[: problem.size],
+        problem.inputs[:_FEW],
+        problem.labels[:_FEW],
         flips=flips,
         candidates=problem.settings.steps,
         generator=Generator().manual_seed(problem.settings.seed),

@@ -42,6 +42,7 @@ __all__ = ["AttackSettings", "attack", "lines"]
 SETTINGS, RESULTS = "settings.json", "results.json"
 ADVERSARIAL, CURVE, EXAMPLES = "adversarial.npz", "curve.png", "examples.png"
 _SHOWN_ROWS = 8  # of the landscape
+_CHECKED = 150  # images that masking is looked at on
 
 
 def attack(
@@ -147,13 +148,13 @@ def _claim(run: Run, folder: Path, settings: AttackSettings, *, overwrite: bool)
 
 
 def _masking(problem: Problem, loss: Loss) -> dict[str, Any]:
-    part, settings = problem.parts[0], problem.settings
+    settings, size = problem.settings, min(problem.size, _CHECKED)
     found = check_masking(
         problem.model,
-        problem.inputs[part],
-        problem.labels[part],
+        problem.inputs[:size],
+        problem.labels[:size],
         epsilon=settings.first,
-        threat=problem.threat,
+        threat=problem.in_batches(size),
         loss=loss,
         twin=problem.twin,
         steps=settings.steps,
