@@ -202,6 +202,9 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
     if results["flipped_labels"]:
         words = ", ".join(f"{accuracy:.4f}" for accuracy in results["flipped_labels"])
         yield f"labels of anchors flipped, 0, 1, ...: {words}"
+    for check in results["checks"]:
+        if not check["passed"]:
+            yield f"FAILED  {check['name']}: {check['found']}"
     for one in results["masking"]:
         checks = one["checks"]
         wrong = [check for check in checks if not check["passed"]]

@@ -60,7 +60,7 @@ def _section(run: EvaluatedRun, attacked: Attacked, sheet: Sheet, *, alone: bool
         results=results,
         failed=[
             f"{one['loss']}: {check['name']} ({check['found']})"
-            for one in results["masking"]
+            for one in [{"loss": "all attacks", "checks": results["checks"]}, *results["masking"]]
             for check in one["checks"]
             if not check["passed"]
         ],
