@@ -156,7 +156,8 @@ def draw() -> None:
         "softmax": "tab:gray",
         "graph": "tab:red",
         "softmax, TRADES": "tab:blue",
-        "graph, TRADES": "tab:green",
+        "softmax, TRADES, then TRADES": "tab:cyan",
+        "graph, TRADES, after softmax, 100 anchors": "tab:green",
     }
     radii_of = {data: {row["epsilon"] for row in rows if row["data"] == data} for data in RADII}
     tasks = [data for data, radii in radii_of.items() if len(radii - {"inf"}) > 1]
