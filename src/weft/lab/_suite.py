@@ -140,16 +140,8 @@ def methods(problem: Problem) -> list[Method]:
     """
     settings, graph = problem.settings, problem.graph
     steps = settings.steps
-    found: list[Method] = [
-        FGSM(),
-        PGD(steps, random_start=False, loss=cross_entropy),
-        APGD(steps, loss=cross_entropy),
-        APGD(steps, restarts=1 if graph else 4, loss=margin),
-        PGD(steps, loss=margin),
-    ]
-    if problem.trained.data.num_classes > 2:
-        found.append(APGD(steps, loss=dlr))
-    if graph:
+    found: list[Method] = [FGSM(), PGD(steps, random_start=False, loss=cross_entropy)]
+    if graph:  # first, since they often leave nothing for the others to do
         away = _surrogates.away_from_anchors(graph)
         found.append(Named("features", APGD(steps, 1, away, _surrogates.features_of(graph))))
         for name, other in (
@@ -158,6 +150,10 @@ def methods(problem: Problem) -> list[Method]:
             ("softmax twin", lambda inputs: problem.probe(inputs)),  # trained when first asked
         ):
             found.append(Named(name, APGD(steps, 1, margin, other)))
+    found.append(APGD(steps, restarts=1 if graph else 4, loss=margin))
+    found += [PGD(steps, loss=margin), APGD(steps, loss=cross_entropy)]
+    if problem.trained.data.num_classes > 2:
+        found.append(APGD(steps, loss=dlr))
     found.append(Square(settings.queries))
     if settings.autoattack:
         found.append(AutoAttack())
