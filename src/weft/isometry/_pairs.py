@@ -15,7 +15,7 @@ from torch import Tensor
 class PairSample(NamedTuple):
     """Pairs of rows, and how many pairs they stand for.
 
-    Args:
+    Attributes:
         rows: the pairs; each unordered pair once, except that a sample may hit one twice.
         population: the number of pairs that they were drawn from.
     """
