@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +25,20 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device there is: a test that takes it runs once on each."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """Call the command line as a user does; returns exit code, stdout, stderr."""
+    from weft import cli
+
+    def run(*words: object) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -20,19 +20,6 @@ from weft.lab.runs import METRICS, RESULTS, Run
 TINY = ["--labels", "50", "--backbone", "mlp", "--steps", "2", "--epochs", "2", "--threads", "1"]
 
 
-@pytest.fixture
-def call(capsys):
-    """Call the command line as a user does; returns exit code, stdout, stderr."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """An evaluated run per head."""

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from weft import cli
 from weft.lab import _suite
 from weft.lab._trained import load_trained
 from weft.lab.attack import AttackSettings, attack, lines
@@ -39,19 +38,6 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(runs):
     return {head: attack(run, SETTINGS) for head, run in runs.items()}
-
-
-@pytest.fixture
-def call(capsys):
-    """Call the command line as a user does; returns exit code, stdout, stderr."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
 
 
 def copied(run, folder):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from weft import cli
 from weft.heads import GraphClassifier, GraphHead
 from weft.lab import audit as audit_module
 from weft.lab.audit import audit
@@ -84,16 +83,9 @@ def test_many_labels_are_audited_in_parts(runs, monkeypatch, capsys):
     ]
 
 
-def call(capsys, *words):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
-
-
-def test_the_command_prints_lines_and_json_and_writes_a_page(runs, capsys, tmp_path):
+def test_the_command_prints_lines_and_json_and_writes_a_page(runs, call, tmp_path):
     run = runs["graph"].path
-    code, out, err = call(capsys, "audit", run, "--most", 2, "-o", tmp_path / "audit.html")
+    code, out, err = call("audit", run, "--most", 2, "-o", tmp_path / "audit.html")
     assert code == 0
     assert "labels left out" in err
     path, counts, company, *doubts = out.splitlines()
@@ -108,7 +100,7 @@ def test_the_command_prints_lines_and_json_and_writes_a_page(runs, capsys, tmp_p
     assert page.count("data:image/png;base64,") == 1
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
-    code, out, _ = call(capsys, "audit", run, "--most", 2, "--json")
+    code, out, _ = call("audit", run, "--most", 2, "--json")
     found = json.loads(out)
     assert [f"{doubt['noise']:.4f}" for doubt in found["doubts"]] == [
         line.split()[0] for line in doubts
@@ -125,10 +117,10 @@ def test_the_command_prints_lines_and_json_and_writes_a_page(runs, capsys, tmp_p
     ],
 )
 def test_a_users_mistake_is_one_line_before_any_work(
-    runs, capsys, tmp_path, monkeypatch, words, message
+    runs, call, tmp_path, monkeypatch, words, message
 ):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(capsys, *(runs["graph"].path if w == "RUN" else w for w in words))
+    code, out, err = call(*(runs["graph"].path if w == "RUN" else w for w in words))
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err

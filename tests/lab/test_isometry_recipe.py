@@ -131,21 +131,11 @@ def test_the_term_changes_the_training_and_not_what_is_reported(tmp_path, head):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, head, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, head, interrupt):
     settings = head | {"labels": 0, "batch_size": 1200, "epochs": 3, "steps": 1}
     whole, stopped = (make(tmp_path / name, **settings) for name in ("whole", "stopped"))
     train(whole)
-    once = Trainer.run_epoch
-
-    def stop(trainer, progress):
-        if trainer.epoch == 1:
-            raise KeyboardInterrupt
-        return once(trainer, progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run_epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(stopped)
+    interrupt(stopped)
     train(stopped)
     assert stopped.metrics() == whole.metrics()
     assert_close(weights_of(stopped), weights_of(whole), rtol=0, atol=0)

@@ -69,7 +69,7 @@ def test_lists_begin_with_their_class_more_often(tmp_path, head):
     assert missed["average_precision"] < 0.9 * missed["none"]
 
 
-def test_all_four_ideas_train_one_classifier_which_stops_and_goes_on(tmp_path, monkeypatch):
+def test_all_four_ideas_train_one_classifier_which_stops_and_goes_on(tmp_path, interrupt):
     recipe = Recipe(
         data="digits",
         head="graph",
@@ -86,17 +86,7 @@ def test_all_four_ideas_train_one_classifier_which_stops_and_goes_on(tmp_path, m
     )
     whole, stopped = (Run.create(tmp_path / name, recipe) for name in ("whole", "stopped"))
     train(whole)
-    once = Trainer.run_epoch
-
-    def stop(trainer, progress):
-        if trainer.epoch == 1:
-            raise KeyboardInterrupt
-        return once(trainer, progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run_epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(stopped)
+    interrupt(stopped)
     train(stopped)
     assert stopped.metrics() == whole.metrics()
 

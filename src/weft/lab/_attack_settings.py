@@ -2,11 +2,8 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-
-def _field(default: Any, help: str, *, least: int | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "least": least})
+from weft.lab._fields import field
 
 
 @dataclass(frozen=True)
@@ -17,28 +14,28 @@ class AttackSettings:
         ValueError: a value is no radius, or too small a number.
     """
 
-    epsilon: str = _field(
+    epsilon: str = field(
         "0.1,0.2,0.3", "L-infinity radii for pixels in [0, 1], with commas between"
     )
-    images: int = _field(1000, "test images, drawn at random", least=2)
-    batch: int = _field(250, "images in one graph; 0 = all of them", least=0)
-    steps: int = _field(20, "gradients of an attack", least=1)
-    queries: int = _field(50, "questions of the attack without gradient", least=1)
-    victims: int = _field(
+    images: int = field(1000, "test images, drawn at random", least=2)
+    batch: int = field(250, "images in one graph; 0 = all of them", least=0)
+    steps: int = field(20, "gradients of an attack", least=1)
+    queries: int = field(50, "questions of the attack without gradient", least=1)
+    victims: int = field(
         10, "images attacked one at a time; 0 = no threat but joint batches", least=0
     )
-    autoattack: bool = _field(False, "run AutoAttack too")
-    seed: int = _field(0, "seed of images, company and starts", least=0)
+    autoattack: bool = field(False, "run AutoAttack too")
+    seed: int = field(0, "seed of images, company and starts", least=0)
 
     def __post_init__(self) -> None:
         if not all(0 < epsilon <= 1 for epsilon in self.epsilons):
             raise ValueError(
                 f"`epsilon` must lie in (0, 1], got {self.epsilon}: radii are in pixels."
             )
-        for field in dataclasses.fields(self):
-            least, value = field.metadata["least"], getattr(self, field.name)
+        for each in dataclasses.fields(self):
+            least, value = each.metadata["least"], getattr(self, each.name)
             if least is not None and value < least:
-                raise ValueError(f"`{field.name}` must be {least} or more, got {value}.")
+                raise ValueError(f"`{each.name}` must be {least} or more, got {value}.")
 
     @property
     def epsilons(self) -> tuple[float, ...]:
