@@ -44,7 +44,9 @@ def without_attacks(epsilon: float) -> dict[str, Method]:
         "softmax, pairs": Method(objective=pairs),
         "graph, pairs": Method(raw, pairs),
         "graph, pairs, constant bandwidth": Method(raw_fixed, pairs),
-        "graph on pairs features": Method(raw_fixed, encoder_of="softmax, pairs"),
+        "graph on pairs features, 100 anchors": Method(
+            fixed, encoder_of="softmax, pairs", final_anchors=100
+        ),
         "graph, pairs, isometry": Method(raw, Pairs(epsilon, isometry=10.0)),
         "nearest feature, pairs": Method(encoder_of="graph, pairs", nearest=True),
         "nearest pixels": Method(nearest=True),
@@ -70,9 +72,12 @@ def with_attacks(epsilon: float, steps: int = 400) -> dict[str, Method]:
         "graph on TRADES features": Method(head, encoder_of="softmax, TRADES"),
         "softmax, TRADES, then TRADES": Method(objective=more, **after),
         "graph, TRADES, after softmax": Method(fixed, more, **after),
-        "graph, TRADES, after softmax, 100 anchors": Method(
-            fixed, encoder_of="graph, TRADES, after softmax", final_anchors=100
-        ),
+        **{
+            f"graph, TRADES, after softmax, {count} anchors": Method(
+                fixed, encoder_of="graph, TRADES, after softmax", final_anchors=count
+            )
+            for count in (100, 300)
+        },
     }
 
 

@@ -17,6 +17,7 @@ from weft.robustness import (
     JointBatch,
     LInf,
     Method,
+    Relay,
     Result,
     Search,
     Square,
@@ -29,33 +30,6 @@ from weft.robustness import (
 )
 
 BATCH = 250
-
-
-@dataclass(frozen=True, eq=False)
-class Relay:
-    """Begin where other attacks ended, each row where it came furthest, and climb on.
-
-    Args:
-        start: a point for each input of the evaluation.
-        steps: gradients from the given start, of a tenth of epsilon and less.
-    """
-
-    start: Tensor
-    steps: int = 30
-
-    def __str__(self) -> str:
-        return f"relay-{self.steps} (margin)"
-
-    def __call__(self, search: Search) -> None:
-        """Climb with steps that shrink."""
-        points = self.start[search.scene.rows]
-        for step in range(self.steps):
-            if search.finished:
-                return
-            _, gradient = search.gradient(points, margin)
-            length = 0.1 * search.ball.epsilon * (1 - step / self.steps)
-            points = search.project(points + length * search.ball.ascent(gradient))
-        search.offer(points)
 
 
 def published(epsilon: float) -> list[Method]:
@@ -139,7 +113,7 @@ def run(
         margins = torch.stack([result.margin for result in results])
         points = torch.stack([result.inputs for result in results])
         best = points[margins.argmax(0), torch.arange(len(labels))]
-        results.append(attack(model, inputs, labels, method=Relay(best), **options))
+        results.append(attack(model, inputs, labels, method=Relay(best, steps=30), **options))
     return results
 
 

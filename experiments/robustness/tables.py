@@ -9,14 +9,18 @@ from rows import HERE, RESULTS, interval, read
 from run import RADII
 from threats import THREATS
 
+from weft.robustness import AutoAttack
+
 PAIRS = {  # what is compared seed by seed
     "graph": "softmax",
     "graph, as accurate as softmax": "softmax",
     "graph, pairs": "softmax, pairs",
+    "graph on pairs features, 100 anchors": "softmax, pairs",
     "graph, PGD training": "softmax, PGD training",
     "graph, TRADES": "softmax, TRADES",
     "graph, TRADES, after softmax": "softmax, TRADES, then TRADES",
     "graph, TRADES, after softmax, 100 anchors": "softmax, TRADES, then TRADES",
+    "graph, TRADES, after softmax, 300 anchors": "softmax, TRADES, then TRADES",
 }
 
 
@@ -76,6 +80,18 @@ def table(data: str, names: Iterable[str]) -> None:
                     end="",
                 )
     print()
+
+
+def beside_auto_attack(data: str) -> None:
+    """Print the library's suite beside ours, for softmaxes: it needs independent rows."""
+    rows = [row for row in read(RESULTS) if row["data"] == data]
+    for name, epsilon in dict.fromkeys((row["method"], float(row["epsilon"])) for row in rows):
+        auto = values(rows, name, epsilon, str(AutoAttack()), "accuracy")
+        if auto:
+            own = values(rows, name, epsilon, "worst case", "accuracy")
+            ours = interval([own[seed] for seed in auto])
+            theirs = interval(list(auto.values()))
+            print(f"{name}, ε = {epsilon:g}: AutoAttack {theirs}, our suite {ours}")
 
 
 def certificates(data: str) -> None:
@@ -139,6 +155,7 @@ def main() -> None:
     for data in RADII:
         if any(row["data"] == data for row in read(RESULTS)):
             table(data, all_methods(data))
+            beside_auto_attack(data)
             certificates(data)
             small_changes(data)
     threat_models()

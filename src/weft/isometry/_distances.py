@@ -18,7 +18,7 @@ Metric = Callable[[Float[Tensor, "p d"], Float[Tensor, "p d"]], Float[Tensor, " 
 """A metric takes two tensors and returns the distance of each row of one to the same row of the
 other. Any such function will do; one that is to be differentiated consists of torch operations."""
 
-_CHUNK = {"cpu": 2**18}  # numbers that stay in a core's cache
+_CHUNK = {"cpu": 2**17}  # numbers that stay in a core's cache, in three buffers
 _LARGE_CHUNK = 2**25  # elsewhere, few large kernels
 
 
