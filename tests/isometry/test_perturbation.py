@@ -1,6 +1,7 @@
 """Pairs of an input and itself, moved: where it goes, and what the three targets ask for."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -124,8 +125,44 @@ def test_the_worst_direction_goes_further_than_random_ones():
     assert reach(WorstDirection(0.1, steps=5)) > 1.3 * reach(RandomSigns(0.1))
 
 
+@given(seed=SEEDS, scale=st.floats(0.1, 10), unit=st.floats(0.1, 10))
+def test_relative_distances_are_those_over_all_pairs_of_rows_and_have_no_scale(seed, scale, unit):
+    inputs, generator = draw(seed, 6, 4)
+    matrix = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    moved = inputs + 0.3 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
+
+    def loss(scale, unit):
+        return perturbation_loss(
+            lambda x: scale * linear(matrix)(x),
+            unit * inputs,
+            given_move(unit * moved),
+            discrepancy=Expansion(),
+            relative=True,
+            generator=generator,
+        )
+
+    def relative(before, after):
+        pairs = torch.pdist(before).square().mean().sqrt()
+        return (after - before).norm(dim=1) / pairs
+
+    grown = relative(inputs @ matrix.T, moved @ matrix.T) - relative(inputs, moved)
+    assert_close(loss(1, 1), grown.clamp_min(0).square().mean(), rtol=1e-6, atol=1e-10)
+    assert_close(loss(scale, unit), loss(1, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_relative_distances_of_equal_rows_are_finite_with_finite_gradients():
+    inputs, generator = draw(5, 1, 4)
+    inputs = inputs.expand(6, 4)
+    encoder = nn.Linear(4, 3).double()
+    loss = perturbation_loss(encoder, inputs, RandomSigns(0.1), relative=True, generator=generator)
+    loss.backward()
+    assert loss.isfinite()
+    assert encoder.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("discrepancy", [SquaredError(), Expansion(), Contraction()])
-def test_derivatives_in_the_encoder_match_finite_differences_twice(discrepancy):
+def test_derivatives_in_the_encoder_match_finite_differences_twice(discrepancy, relative):
     inputs, generator = draw(2, 6, 4)
     matrix = torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_()
     moved = inputs + 0.1 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
@@ -136,6 +173,7 @@ def test_derivatives_in_the_encoder_match_finite_differences_twice(discrepancy):
             inputs,
             given_move(moved),
             discrepancy=discrepancy,
+            relative=relative,
             generator=generator,
         )
 
@@ -171,8 +209,10 @@ def test_dtype_and_device_follow_the_inputs_also_without_rows(perturbation, devi
     for dtype in (torch.float32, torch.float64):
         inputs = torch.rand(5, 1, 2, 2, generator=generator).to(device, dtype)
         encoder = nn.Flatten()
-        for rows in (inputs, inputs[:0]):
-            loss = perturbation_loss(encoder, rows, perturbation, generator=generator)
+        for rows, relative in product((inputs, inputs[:0]), (False, True)):
+            loss = perturbation_loss(
+                encoder, rows, perturbation, relative=relative, generator=generator
+            )
             assert (loss.dtype, loss.device.type, loss.shape) == (dtype, device.type, ())
             assert loss.isfinite()
 
@@ -199,4 +239,8 @@ def test_refuses_what_it_cannot_use():
     with pytest.raises(ValueError, match="must be of one batch, got 6 and 3 rows: pass"):
         perturbation_loss(
             nn.Identity(), inputs, RandomSigns(0.1), features=inputs[:3], generator=generator
+        )
+    with pytest.raises(ValueError, match=r"`relative` distances need at least two rows.*got 1"):
+        perturbation_loss(
+            nn.Identity(), inputs[:1], RandomSigns(0.1), relative=True, generator=generator
         )

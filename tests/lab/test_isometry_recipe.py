@@ -92,7 +92,7 @@ def test_the_term_sees_anchors_and_queries_with_their_labels_and_the_rest_withou
         lambda module, args: seen.append(args[0])
     )
     trainer.model.train()
-    trainer._logits(batch)
+    trainer._forward(batch)
     trainer.isometry.pairs = WithinClass()
     term = trainer.isometry(trainer._known(batch))
     rows = torch.cat([batch.anchors, batch.queries, batch.unlabelled])

@@ -46,7 +46,7 @@ def test_the_term_sees_anchors_and_queries_with_their_labels_and_the_rest_withou
     trainer = Trainer(recipe, *recipe.load_data())
     batch = next(iter(trainer.sampler.epoch()))
     trainer.model.train()
-    trainer._logits(batch)
+    trainer._forward(batch)
     term = trainer.ranking(trainer._known(batch))
     rows = torch.cat([batch.anchors, batch.queries])
     features = trainer.model.get_submodule("backbone")(trainer.inputs[rows])

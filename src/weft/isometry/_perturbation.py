@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from weft._check import at_least_float32
 from weft.isometry._discrepancies import Discrepancy, SquaredError
 from weft.isometry._distances import Euclidean, Metric, flat_rows
 from weft.isometry._losses import check_one_batch, isometry_loss
@@ -156,6 +157,7 @@ def perturbation_loss(
     features: Float[Tensor, "n *features"] | None = None,
     metric: Metric = _EUCLIDEAN,
     feature_metric: Metric = _EUCLIDEAN,
+    relative: bool = False,
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
     """Return how far the encoder is from keeping the distance of inputs to their moved selves.
@@ -166,9 +168,14 @@ def perturbation_loss(
         Expansion()      mean relu(d - D)^2    only asks that it does not grow
         Contraction()    mean d^2              asks that nothing moves
 
-    Differentiable to any order in the encoder's parameters, through both ends of each pair; x' is
-    taken as given. Which of the three helps, and how much, is an empirical question: this is no
-    certificate.
+    A head that sees no scale, such as a self-tuned graph or one of features of length one, gains
+    nothing by that: features shrink until it holds, and no prediction changes. For those, let the
+    encoder end in what the head sees, and take `relative` distances: each in units of how far the
+    batch's rows are from one another, as a root mean square.
+
+    Differentiable to any order in the encoder's parameters, through both ends of each pair and
+    through the unit; x' is taken as given. Which of the three helps, and how much, is an empirical
+    question: this is no certificate.
 
     Args:
         encoder: inputs to features.
@@ -178,6 +185,8 @@ def perturbation_loss(
         features: encoder(inputs), where they are at hand: saves a pass.
         metric: of inputs, flattened.
         feature_metric: of features, flattened.
+        relative: divide distances of inputs by the spread of the inputs, and distances of features
+            by the spread of the features; invariant to the scale of either.
         generator: draws the perturbations.
 
     Returns:
@@ -185,8 +194,8 @@ def perturbation_loss(
 
     Raises:
         TypeError: inputs or features are not floating point.
-        ValueError: NaN or infinite entries, inputs outside the perturbation's box, or not one row
-            of features per input.
+        ValueError: NaN or infinite entries, inputs outside the perturbation's box, not one row
+            of features per input, or a single row where distances are to be relative.
 
     Source: ours.
     """
@@ -198,14 +207,29 @@ def perturbation_loss(
     for end in both:
         check_one_batch(len(inputs), len(end))
     row = torch.arange(len(inputs), device=inputs.device)
+    before, after = torch.cat([inputs, moved]), torch.cat([end.flatten(1) for end in both])
+    if relative and len(inputs):
+        before = at_least_float32(before) / _spread(inputs)
+        after = at_least_float32(after) / _spread(both[0])
     return isometry_loss(
-        torch.cat([inputs, moved]),
-        torch.cat([end.flatten(1) for end in both]),
+        before,
+        after,
         discrepancy=discrepancy,
         pairs=torch.stack([row, row + len(inputs)]),
         metric=metric,
         feature_metric=feature_metric,
     )
+
+
+def _spread(rows: Float[Tensor, "n *shape"]) -> Float[Tensor, ""]:
+    """Return the root mean square distance of two rows of a batch."""
+    if len(rows) < 2:
+        raise ValueError(
+            f"`relative` distances need at least two rows to be relative to, got {len(rows)}: pass "
+            "a larger batch, or relative=False."
+        )
+    squares = 2 * at_least_float32(rows).flatten(1).var(0).sum()
+    return (squares + _EUCLIDEAN.epsilon**2).sqrt()  # differentiable where all rows are equal
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

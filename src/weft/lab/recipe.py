@@ -17,6 +17,7 @@ from weft.lab._equations import EquationName, build_equation, read_shares
 from weft.lab._fields import checked, field, nearest
 from weft.lab._isometry import IsometryName, build_isometry
 from weft.lab._ranking import RankingName, build_ranking
+from weft.lab._stability import StabilityName, build_stability
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,13 @@ class Recipe:
         "none", "make each sample's list of nearest features begin with its class, by this measure"
     )
     ranking_weight: float = field(1.0, "weight of ranking beside the loss", least=0)
+    stability: StabilityName = field(  # noqa: RUF009 (a field, like the others)
+        "none", "keep features of a moved input as near as the input is; how it is moved"
+    )
+    stability_radius: float = field(
+        0.1, "how far each pixel in [0, 1] is moved for stability", least=1e-6, most=1
+    )
+    stability_weight: float = field(10.0, "weight of stability beside the loss", least=0)
     equation: EquationName = field(  # noqa: RUF009 (a field, like the others)
         "laplace", "how labels spread; tau counts in laplace to poisson_weights, p_laplace"
     )
@@ -239,6 +247,23 @@ class Recipe:
     def build_ranking(self, backbone: "nn.Module") -> "Callable[[Tensor], Tensor | float]":
         """Return a term of the loss; it takes labels of the rows that the backbone saw."""
         return build_ranking(self.ranking, self.ranking_weight, backbone)
+
+    def build_stability(
+        self, model: "nn.Module", data: "Dataset", generator: "Generator"
+    ) -> "Callable[[Tensor], Tensor | float]":
+        """Return a term of the loss of a model with a `backbone`; it takes inputs.
+
+        Raises:
+            ValueError: the data are not in [0, 1].
+        """
+        return build_stability(
+            self.stability,
+            self.stability_radius,
+            self.stability_weight,
+            model,
+            data,
+            generator,
+        )
 
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""

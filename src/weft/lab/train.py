@@ -49,6 +49,7 @@ class Trainer:
         backbone = self.model.get_submodule("backbone")
         self.isometry = recipe.build_isometry(backbone, self.generator)
         self.ranking = recipe.build_ranking(backbone)
+        self.stability = recipe.build_stability(self.model, data, self.generator)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -117,10 +118,11 @@ class Trainer:
     def _step(self, batch: Batch, place: str) -> tuple[float, int]:
         labels = self.labels[batch.queries]
         try:
-            logits = self._logits(batch)
+            logits, inputs = self._forward(batch)
             loss = cross_entropy(self.perturb(logits, labels), labels)
             known = self._known(batch)
             loss = loss + self.isometry(known) + self.ranking(known)
+            loss = loss + self.stability(inputs)  # the last: it calls the backbone again
         except ValueError as error:
             raise ValueError(f"Training stopped in {place}. {error}") from error
         value = loss.item()
@@ -137,12 +139,12 @@ class Trainer:
         self.sampler.record(batch.queries, log_probs.cpu())
         return nll_loss(log_probs, labels).item(), int((log_probs.argmax(1) == labels).sum())
 
-    def _logits(self, batch: Batch) -> Float[Tensor, "q c"]:
-        """Return the logits of a batch's queries."""
+    def _forward(self, batch: Batch) -> tuple[Float[Tensor, "q c"], Float[Tensor, "n *shape"]]:
+        """Return the logits of a batch's queries, and what the model was called with."""
         if isinstance(self.model, GraphClassifier):
             self.model.set_anchors(self._changed(batch.anchors), self.labels[batch.anchors])
         inputs = self._changed(torch.cat([batch.queries, batch.unlabelled]))
-        return self.model(inputs)[: len(batch.queries)]
+        return self.model(inputs)[: len(batch.queries)], inputs
 
     def _known(self, batch: Batch) -> Int[Tensor, " n"]:
         """Return the labels of all rows that the backbone sees, -1 for the unlabelled."""
