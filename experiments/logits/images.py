@@ -1,6 +1,6 @@
 """Long-tailed Fashion-MNIST and CIFAR-10, imbalance 100: tuned on validation images, then tested.
 
-    WEFT_DATA=... python experiments/logits/images.py fashion_mnist cifar10 cifar10_resnet32
+    WEFT_DATA=... python experiments/logits/images.py fashion_mnist cifar10 cifar10_resnet32_even
 
 Adds the rows of each run to results.csv (tuning: tuning.csv); what is there is not run again.
 Fashion-MNIST is thinned to 1,000 images in its largest class, CIFAR-10 to what the 10,000 images
@@ -12,7 +12,7 @@ import argparse
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -56,13 +56,12 @@ SETTINGS = {
     ),
     "cifar10": Setting(937, 16, 64, augment.NATURAL, RATE_AND_DECAY, range(1000, 1001), range(5)),
 }
+COMPARED = ("CE", "CE, post-hoc LA", "LA", "margin", "LPL", "LA 1 + margin", "LA 1 + LPL")
 # Another network on the data, and with the chosen settings, of an entry above: residual blocks in
-# each of the three stages, and the methods that are compared.
-DEEPER = {
-    "cifar10_resnet32": (
-        *("cifar10", 5),
-        ("CE", "CE, post-hoc LA", "LA", "margin", "LPL", "LA 1 + margin", "LA 1 + LPL"),
-    )
+# each of the three stages, the methods that are compared, and what is the same for all of them.
+DEEPER: dict[str, tuple[str, int, Sequence[str], Mapping[str, float]]] = {
+    "cifar10_resnet32": ("cifar10", 5, COMPARED, {}),
+    "cifar10_resnet32_even": ("cifar10", 5, COMPARED, {"learning_rate": 0.02}),
 }
 # Two settings of its own for each method that has any, times the variations of the data set.
 GRIDS: dict[str, dict[str, Method]] = {
@@ -172,7 +171,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", WeftWarning)
     for name in arguments.names:
-        data, blocks, methods = DEEPER.get(name, (name, 1, GRIDS))
+        data, blocks, methods, fields = DEEPER.get(name, (name, 1, list(GRIDS), {}))
         setting = SETTINGS[data]
         options = {
             "build": partial(build, data),
@@ -182,7 +181,7 @@ def main() -> None:
         }
         tasks = list(tasks_of(data, setting.tuning_seeds, validation=True))
         chosen = tune(data, GRIDS, tasks, setting.variations, **options)
-        chosen = {family: chosen[family] for family in methods}
+        chosen = {family: replace(chosen[family], **fields) for family in methods}
         options["build"] = partial(build, data, blocks=blocks)
         for tasks in tasks_of(data, setting.seeds, validation=False):
             run(RESULTS, name, chosen, tasks, **options)

@@ -39,7 +39,7 @@ class Question(NamedTuple):
     measure: str = "balanced"
 
 
-IMAGES = ("fashion_mnist", "cifar10", "cifar10_resnet32")
+IMAGES = ("fashion_mnist", "cifar10", "cifar10_resnet32", "cifar10_resnet32_even")
 LT, LESS, EVEN = "imbalance 50", "imbalance 10", "balanced, 12 per class"
 QUESTIONS = (
     Question("E1", LT, "CE", None, 81.5, within=1.5),

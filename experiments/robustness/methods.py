@@ -44,6 +44,12 @@ def without_attacks(epsilon: float) -> dict[str, Method]:
         "softmax, pairs": Method(objective=pairs),
         "graph, pairs": Method(raw, pairs),
         "graph, pairs, constant bandwidth": Method(raw_fixed, pairs),
+        "graph, relative pairs": Method(
+            fixed, Pairs(epsilon, weight=100.0, relative=True), final_anchors=100
+        ),
+        "softmax, relative pairs": Method(
+            objective=Pairs(epsilon, weight=100.0, relative=True),
+        ),
         "graph on pairs features, 100 anchors": Method(
             fixed, encoder_of="softmax, pairs", final_anchors=100
         ),

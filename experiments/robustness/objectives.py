@@ -5,6 +5,7 @@ training, and works with every head: attacks of a training step are joint over i
 go through the graph.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,19 +119,27 @@ class Pairs:
         weight: of the hinge.
         steps: gradients for each training step.
         isometry: weight of the stress within classes, beside it.
+        relative: distances in units of the spread of the batch, of features as the head sees them.
     """
 
     epsilon: float
     weight: float = 10.0
     steps: int = 3
     isometry: float = 0.0
+    relative: bool = False
 
     def __call__(self, model, inputs, labels, generator, progress) -> Tensor:
         """Return the loss."""
-        body = encoder_of(model)
         worst = WorstDirection(self.epsilon, self.steps)
         loss = Isometry(self.isometry)(model, inputs, labels, generator, progress)
-        apart = perturbation_loss(body, inputs, worst, discrepancy=Expansion(), generator=generator)
+        apart = perturbation_loss(
+            prepared(model) if self.relative else encoder_of(model),
+            inputs,
+            worst,
+            discrepancy=Expansion(),
+            relative=self.relative,
+            generator=generator,
+        )
         return loss + self.weight * apart
 
 
@@ -201,14 +210,10 @@ def in_features(
     generator: Generator,
 ) -> Tensor:
     """Move a batch away from the anchors of its classes, in feature space."""
-
-    def features(points: Tensor) -> Tensor:
-        return model.head.prepare(model.backbone(points))
-
     with evaluating(model):
         anchors = model.head.prepare(model.anchor_features())
     climb = FeatureDistance(anchors, model.anchor_labels)
-    return perturbed(_Eval(features), inputs, labels, epsilon, steps, generator, climb)
+    return perturbed(_Eval(prepared(model)), inputs, labels, epsilon, steps, generator, climb)
 
 
 class _Eval(nn.Module):
@@ -248,3 +253,11 @@ def two_graphs(model: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor,
 def encoder_of(model: nn.Module) -> nn.Module:
     """Return the part that makes features."""
     return model.backbone if isinstance(model, GraphClassifier) else next(model.children())
+
+
+def prepared(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return inputs to features as the head sees them: a graph may take them at length one."""
+    body = encoder_of(model)
+    if not isinstance(model, GraphClassifier):
+        return body
+    return lambda points: model.head.prepare(body(points))

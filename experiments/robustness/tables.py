@@ -15,6 +15,7 @@ PAIRS = {  # what is compared seed by seed
     "graph": "softmax",
     "graph, as accurate as softmax": "softmax",
     "graph, pairs": "softmax, pairs",
+    "graph, relative pairs": "softmax, pairs",
     "graph on pairs features, 100 anchors": "softmax, pairs",
     "graph, PGD training": "softmax, PGD training",
     "graph, TRADES": "softmax, TRADES",
