@@ -54,7 +54,7 @@ def without_attacks(epsilon: float) -> dict[str, Method]:
             fixed, encoder_of="softmax, pairs", final_anchors=100
         ),
         "graph, pairs, isometry": Method(raw, Pairs(epsilon, isometry=10.0)),
-        "nearest feature, pairs": Method(encoder_of="graph, pairs", nearest=True),
+        "nearest feature, pairs": Method(encoder_of="softmax, pairs", nearest=True),
         "nearest pixels": Method(nearest=True),
     }
 
@@ -63,6 +63,7 @@ def with_attacks(epsilon: float, steps: int = 400) -> dict[str, Method]:
     """Return adversarial training, by softmax and through the graph, at equal steps and passes."""
     trades, more = Trades(epsilon), Trades(epsilon, warmup=0.0)
     soft = partial(fixed, kernel=Gaussian(2.0))
+    still = partial(Trades, epsilon, beta=3.0, warmup=0.0)  # beside pairs
     after = {"steps": steps // 2, "starts_from": "softmax, TRADES"}
     return {
         "softmax, PGD training": Method(objective=Adversarial(epsilon), steps=steps),
@@ -84,6 +85,15 @@ def with_attacks(epsilon: float, steps: int = 400) -> dict[str, Method]:
             )
             for count in (100, 300)
         },
+        "softmax, TRADES, then TRADES and pairs": Method(
+            objective=still(pairs=Pairs(epsilon, weight=5.0)), **after
+        ),
+        "graph, TRADES and pairs, after softmax, 100 anchors": Method(
+            fixed,
+            still(pairs=Pairs(epsilon, weight=50.0, relative=True)),
+            **after,
+            final_anchors=100,
+        ),
     }
 
 

@@ -75,40 +75,6 @@ class Adversarial:
 
 
 @dataclass(frozen=True)
-class Trades:
-    """Cross-entropy at the inputs, and beta times how far predictions nearby diverge from them.
-
-    Args:
-        epsilon: radius for pixels in [0, 1].
-        steps: gradients for each training step.
-        beta: weight of the divergence.
-        warmup: share of the training in which the radius grows.
-
-    Source: Zhang et al., ICML 2019.
-    """
-
-    epsilon: float
-    steps: int = 5
-    beta: float = 6.0
-    warmup: float = 0.3
-
-    def __call__(self, model, inputs, labels, generator, progress) -> Tensor:
-        """Return the loss."""
-        growth = progress / self.warmup + 0.05 if self.warmup else 1.0
-        epsilon = self.epsilon * min(1.0, growth)
-        with torch.no_grad(), evaluating(model):
-            clean = model(inputs).softmax(1)
-
-        def divergence(logits: Tensor, labels: Tensor) -> Tensor:
-            return F.kl_div(logits.log_softmax(1), clean, reduction="none").sum(1)
-
-        moved = perturbed(model, inputs, labels, epsilon, self.steps, generator, divergence)
-        logits, nearby = two_graphs(model, inputs, moved)
-        apart = F.kl_div(nearby.log_softmax(1), logits.softmax(1), reduction="batchmean")
-        return F.cross_entropy(logits, labels) + self.beta * apart
-
-
-@dataclass(frozen=True)
 class Pairs:
     """Cross-entropy, and features that move no further than the pixels, in the worst direction.
 
@@ -130,17 +96,57 @@ class Pairs:
 
     def __call__(self, model, inputs, labels, generator, progress) -> Tensor:
         """Return the loss."""
-        worst = WorstDirection(self.epsilon, self.steps)
         loss = Isometry(self.isometry)(model, inputs, labels, generator, progress)
+        return loss + self.term(model, inputs, generator)
+
+    def term(self, model: nn.Module, inputs: Tensor, generator: Generator) -> Tensor:
+        """Return the hinge, weighted."""
         apart = perturbation_loss(
             prepared(model) if self.relative else encoder_of(model),
             inputs,
-            worst,
+            WorstDirection(self.epsilon, self.steps),
             discrepancy=Expansion(),
             relative=self.relative,
             generator=generator,
         )
-        return loss + self.weight * apart
+        return self.weight * apart
+
+
+@dataclass(frozen=True)
+class Trades:
+    """Cross-entropy at the inputs, and beta times how far predictions nearby diverge from them.
+
+    Args:
+        epsilon: radius for pixels in [0, 1].
+        steps: gradients for each training step.
+        beta: weight of the divergence.
+        warmup: share of the training in which the radius grows.
+        pairs: their term beside it, weight included.
+
+    Source: Zhang et al., ICML 2019.
+    """
+
+    epsilon: float
+    steps: int = 5
+    beta: float = 6.0
+    warmup: float = 0.3
+    pairs: Pairs | None = None
+
+    def __call__(self, model, inputs, labels, generator, progress) -> Tensor:
+        """Return the loss."""
+        growth = progress / self.warmup + 0.05 if self.warmup else 1.0
+        epsilon = self.epsilon * min(1.0, growth)
+        with torch.no_grad(), evaluating(model):
+            clean = model(inputs).softmax(1)
+
+        def divergence(logits: Tensor, labels: Tensor) -> Tensor:
+            return F.kl_div(logits.log_softmax(1), clean, reduction="none").sum(1)
+
+        moved = perturbed(model, inputs, labels, epsilon, self.steps, generator, divergence)
+        logits, nearby = two_graphs(model, inputs, moved)
+        apart = F.kl_div(nearby.log_softmax(1), logits.softmax(1), reduction="batchmean")
+        loss = F.cross_entropy(logits, labels) + self.beta * apart
+        return loss + self.pairs.term(model, inputs, generator) if self.pairs else loss
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ PAIRS = {  # what is compared seed by seed
     "graph, TRADES, after softmax": "softmax, TRADES, then TRADES",
     "graph, TRADES, after softmax, 100 anchors": "softmax, TRADES, then TRADES",
     "graph, TRADES, after softmax, 300 anchors": "softmax, TRADES, then TRADES",
+    "graph, TRADES and pairs, after softmax, 100 anchors": "softmax, TRADES, then TRADES",
 }
 
 
