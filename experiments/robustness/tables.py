@@ -174,13 +174,14 @@ def draw() -> None:
     shown = {
         "softmax": "tab:gray",
         "graph": "tab:red",
+        "graph, relative pairs": "tab:orange",
         "softmax, TRADES": "tab:blue",
         "softmax, TRADES, then TRADES": "tab:cyan",
         "graph, TRADES, after softmax, 100 anchors": "tab:green",
     }
     radii_of = {data: {row["epsilon"] for row in rows if row["data"] == data} for data in RADII}
     tasks = [data for data, radii in radii_of.items() if len(radii - {"inf"}) > 1]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(max(6, 4.2 * len(tasks)), 4), squeeze=False)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(max(6, 4.2 * len(tasks)), 4.4), squeeze=False)
     for axis, data in zip(axes[0], tasks, strict=True):
         own = [row for row in rows if row["data"] == data]
         for name, colour in shown.items():
@@ -201,7 +202,7 @@ def draw() -> None:
     axes[0, 0].set_ylabel("accuracy, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=2, fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.2, 1, 1))
+    figure.tight_layout(rect=(0, 0.26, 1, 1))
     figure.savefig(HERE / "curves.png", dpi=110)
 
 
