@@ -181,7 +181,9 @@ def draw() -> None:
     }
     radii_of = {data: {row["epsilon"] for row in rows if row["data"] == data} for data in RADII}
     tasks = [data for data, radii in radii_of.items() if len(radii - {"inf"}) > 1]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(max(6, 4.2 * len(tasks)), 4.4), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(max(6, 4.2 * len(tasks)), 4.4), squeeze=False
+    )
     for axis, data in zip(axes[0], tasks, strict=True):
         own = [row for row in rows if row["data"] == data]
         for name, colour in shown.items():

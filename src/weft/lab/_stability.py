@@ -39,17 +39,23 @@ def build_stability(
             "the data, or set stability = none."
         )
     move = {"random_signs": RandomSigns, "worst_direction": WorstDirection}[name](radius)
-    backbone, graph = model.get_submodule("backbone"), isinstance(model, GraphClassifier)
+    backbone = model.get_submodule("backbone")
+    graph = model if isinstance(model, GraphClassifier) else None
 
     def encoder(inputs: "Tensor") -> "Tensor":
         features = backbone(inputs)
-        return model.head.prepare(features) if graph else features
+        return graph.head.prepare(features) if graph else features
 
     def term(inputs: "Tensor") -> "Tensor | float":
         if graph and len(inputs) < 2:  # no spread to be relative to
             return 0.0
         loss = perturbation_loss(
-            encoder, inputs, move, discrepancy=Expansion(), relative=graph, generator=generator
+            encoder,
+            inputs,
+            move,
+            discrepancy=Expansion(),
+            relative=bool(graph),
+            generator=generator,
         )
         return weight * loss
 
