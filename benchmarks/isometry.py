@@ -115,9 +115,8 @@ def compare_steps(name: str, batch: int, side: int, rounds: int) -> dict[str, ob
 
     steps = {"cross-entropy": training_step(network(name, side), images, labels)}
     lengths: dict[str, int] = {}  # steps in a run, where it is more than one
-    for (term, chosen), per_sample, every in product(TERMS.items(), (1, 2, 16), (1, 4)):
-        if every > 1 and per_sample != 2:
-            continue
+    rules = ((1, 1), (2, 1), (2, 4), (16, 1))  # pairs per image, and in which steps
+    for (term, chosen), (per_sample, every) in product(TERMS.items(), rules):
         discrepancy, reduction = chosen
         model = network(name, side)
         isometry = IsometryRegularizer(

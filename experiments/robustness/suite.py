@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from objectives import prepared
 from torch import Generator, Tensor, nn
 
 from weft.graph import Constant, Gaussian
@@ -52,14 +53,10 @@ def adaptive(model: nn.Module, *, steps: int = 30, queries: int = 100) -> list[M
         return [*own, APGD(steps, loss=margin, restarts=4), Square(queries)]
     with torch.no_grad():
         anchors = model.head.prepare(model.anchor_features())
-
-    def features(points: Tensor) -> Tensor:
-        return model.head.prepare(model.backbone(points))
-
     away = FeatureDistance(anchors, model.anchor_labels, temperature=0.05)
     return [
         *own,
-        APGD(steps, loss=away, surrogate=features),
+        APGD(steps, loss=away, surrogate=prepared(model)),
         APGD(steps, loss=margin, surrogate=softer(model, wide=True)),
         APGD(steps, loss=margin, surrogate=softer(model, wide=False)),
         Square(queries),

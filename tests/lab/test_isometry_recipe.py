@@ -131,12 +131,9 @@ def test_the_term_changes_the_training_and_not_what_is_reported(tmp_path, head):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, head, interrupt):
+def test_a_stopped_run_goes_on_to_the_same_numbers(head, whole_and_stopped):
     settings = head | {"labels": 0, "batch_size": 1200, "epochs": 3, "steps": 1}
-    whole, stopped = (make(tmp_path / name, **settings) for name in ("whole", "stopped"))
-    train(whole)
-    interrupt(stopped)
-    train(stopped)
+    whole, stopped = whole_and_stopped(Recipe(**TINY | settings))
     assert stopped.metrics() == whole.metrics()
     assert_close(weights_of(stopped), weights_of(whole), rtol=0, atol=0)
 

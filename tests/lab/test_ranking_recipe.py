@@ -69,7 +69,7 @@ def test_lists_begin_with_their_class_more_often(tmp_path, head):
     assert missed["average_precision"] < 0.9 * missed["none"]
 
 
-def test_all_four_ideas_train_one_classifier_which_stops_and_goes_on(tmp_path, interrupt):
+def test_all_four_ideas_train_one_classifier_which_stops_and_goes_on(whole_and_stopped):
     recipe = Recipe(
         data="digits",
         head="graph",
@@ -84,10 +84,7 @@ def test_all_four_ideas_train_one_classifier_which_stops_and_goes_on(tmp_path, i
         steps=2,
         threads=1,
     )
-    whole, stopped = (Run.create(tmp_path / name, recipe) for name in ("whole", "stopped"))
-    train(whole)
-    interrupt(stopped)
-    train(stopped)
+    whole, stopped = whole_and_stopped(recipe)
     assert stopped.metrics() == whole.metrics()
 
 

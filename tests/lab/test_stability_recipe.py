@@ -90,12 +90,9 @@ def test_features_of_moved_images_stay_nearer(tmp_path, head):
     assert moved_by["worst_direction"] < 0.8 * moved_by["none"]
 
 
-def test_a_run_that_stops_goes_on_with_the_same_draws(tmp_path, interrupt):
+def test_a_run_that_stops_goes_on_with_the_same_draws(whole_and_stopped):
     recipe = Recipe(**TINY | {"head": "softmax", "epochs": 3})
-    whole, stopped = (Run.create(tmp_path / name, recipe) for name in ("whole", "stopped"))
-    train(whole)
-    interrupt(stopped)
-    train(stopped)
+    whole, stopped = whole_and_stopped(recipe)
     assert stopped.metrics() == whole.metrics()
 
 

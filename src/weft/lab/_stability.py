@@ -31,6 +31,7 @@ def build_stability(
         return lambda inputs: 0.0
     from weft.heads import GraphClassifier
     from weft.isometry import Expansion, RandomSigns, WorstDirection, perturbation_loss
+    from weft.lab._surrogates import features_of
 
     low, high = data.train_inputs.aminmax()
     if low < 0 or high > 1:
@@ -39,12 +40,8 @@ def build_stability(
             "the data, or set stability = none."
         )
     move = {"random_signs": RandomSigns, "worst_direction": WorstDirection}[name](radius)
-    backbone = model.get_submodule("backbone")
-    graph = model if isinstance(model, GraphClassifier) else None
-
-    def encoder(inputs: "Tensor") -> "Tensor":
-        features = backbone(inputs)
-        return graph.head.prepare(features) if graph else features
+    graph = isinstance(model, GraphClassifier)
+    encoder = features_of(model) if graph else model.get_submodule("backbone")
 
     def term(inputs: "Tensor") -> "Tensor | float":
         if graph and len(inputs) < 2:  # no spread to be relative to
@@ -54,7 +51,7 @@ def build_stability(
             inputs,
             move,
             discrepancy=Expansion(),
-            relative=bool(graph),
+            relative=graph,
             generator=generator,
         )
         return weight * loss
