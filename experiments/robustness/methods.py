@@ -32,6 +32,7 @@ def published() -> dict[str, Method]:
 def without_attacks(epsilon: float) -> dict[str, Method]:
     """Return what may make a head robust without adversarial examples of the classifier."""
     pairs, jacobian = Pairs(epsilon), Jacobian(0.1)
+    relative = Pairs(epsilon, weight=100.0, relative=True)
     return {
         "graph, tapered": Method(partial(head, kernel=Tapered())),
         "graph, bandwidth floor 0.5": Method(partial(head, bandwidth=SelfTuned(0.5))),
@@ -44,12 +45,8 @@ def without_attacks(epsilon: float) -> dict[str, Method]:
         "softmax, pairs": Method(objective=pairs),
         "graph, pairs": Method(raw, pairs),
         "graph, pairs, constant bandwidth": Method(raw_fixed, pairs),
-        "graph, relative pairs": Method(
-            fixed, Pairs(epsilon, weight=100.0, relative=True), final_anchors=100
-        ),
-        "softmax, relative pairs": Method(
-            objective=Pairs(epsilon, weight=100.0, relative=True),
-        ),
+        "graph, relative pairs": Method(fixed, relative, final_anchors=100),
+        "softmax, relative pairs": Method(objective=relative),
         "graph on pairs features, 100 anchors": Method(
             fixed, encoder_of="softmax, pairs", final_anchors=100
         ),

@@ -85,7 +85,7 @@ def table(data: str, names: Iterable[str]) -> None:
 
 
 def beside_auto_attack(data: str) -> None:
-    """Print the library's suite beside ours, for softmaxes: it needs independent rows."""
+    """Print the library's suite beside ours, for methods and seeds that faced both."""
     rows = [row for row in read(RESULTS) if row["data"] == data]
     for name, epsilon in dict.fromkeys((row["method"], float(row["epsilon"])) for row in rows):
         auto = values(rows, name, epsilon, str(AutoAttack()), "accuracy")
