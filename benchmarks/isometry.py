@@ -3,10 +3,10 @@
 One step is: forward, cross-entropy and isometry of the features, backward, Adam; 500 images of
 28 x 28. `mlp` is the network of the paper's released code, five tanh layers of 100, whose step is
 a few milliseconds; `cnn` is the one that recipes name. Ratios are to the step with cross-entropy
-alone. Pairs are drawn for each image, in every step, or in every fourth at four times the weight
-(`/ 4`), which is averaged over four. The peer, `plain`, is the computation as it was released,
-written anew: both (batch, batch) matrices of `torch.cdist`, a mask by class, the mean over the
-matrix. That its loss is weft's, with every pair, is checked first.
+alone. Pairs are drawn for each image, in every step, or in every second or fourth at as many times
+the weight (`/ 2`, `/ 4`), whose cost is averaged. The peer, `plain`, is the computation as it was
+released, written anew: both (batch, batch) matrices of `torch.cdist`, a mask by class, the mean
+over the matrix. That its loss is weft's, with every pair, is checked first.
 
 Then the loss alone, forward and backward, as the batch grows: 16 pairs per image, every pair within
 a class, and plain. Memory is the peak of a process of its own over what it held before.
@@ -115,7 +115,7 @@ def compare_steps(name: str, batch: int, side: int, rounds: int) -> dict[str, ob
 
     steps = {"cross-entropy": training_step(network(name, side), images, labels)}
     lengths: dict[str, int] = {}  # steps in a run, where it is more than one
-    rules = ((1, 1), (2, 1), (2, 4), (16, 1))  # pairs per image, and in which steps
+    rules = ((1, 1), (1, 2), (2, 1), (2, 4), (16, 1))  # pairs per image, and in which steps
     for (term, chosen), (per_sample, every) in product(TERMS.items(), rules):
         discrepancy, reduction = chosen
         model = network(name, side)

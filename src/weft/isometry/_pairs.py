@@ -69,11 +69,11 @@ class WithinClass:
                 "`labels` are needed for pairs within a class, got None: pass one label per row, "
                 "or take AllPairs()."
             )
-        labels = labels.long()
-        order = labels.argsort(stable=True)
-        order = order[int((labels < 0).sum()) :]
-        sizes = labels[order].unique_consecutive(return_counts=True)[1]
-        return _pairs_of_blocks(order, sizes, self.per_sample, generator)
+        labels, order = labels.long().sort(stable=True)
+        first = int(torch.searchsorted(labels, 0))  # rows without a label stand before it
+        labels, order = labels[first:], order[first:]
+        ends = torch.searchsorted(labels, labels, right=True)
+        return _pairs_of_blocks(order, ends, self.per_sample, generator)
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,21 @@ class AllPairs:
     ) -> PairSample:
         """Return pairs of any rows."""
         order = torch.arange(num_rows, device=device)
-        return _pairs_of_blocks(order, order.new_tensor([num_rows]), self.per_sample, generator)
+        return _pairs_of_blocks(order, torch.full_like(order, num_rows), self.per_sample, generator)
 
 
 def _pairs_of_blocks(
     order: Int[Tensor, " n"],
-    sizes: Int[Tensor, " blocks"],
+    ends: Int[Tensor, " n"],
     per_sample: int | None,
     generator: torch.Generator | None,
 ) -> PairSample:
-    """Return pairs inside blocks of consecutive places of `order`.
+    """Return pairs inside blocks of consecutive places of `order`; `ends` are just after them.
 
-    Place t opens the pairs (t, t + 1) ... (t, end of its block); they are numbered in this order.
+    Place t opens the pairs (t, t + 1) ... (t, ends[t] - 1); they are numbered in this order.
     """
     place = torch.arange(len(order), device=order.device)
-    later = sizes.cumsum(0).repeat_interleave(sizes) - place - 1  # pairs that a place opens
-    until = later.cumsum(0)
+    until = (ends - place - 1).cumsum(0)  # numbers below this are opened here or before
     population = int(until[-1]) if len(order) else 0
     if per_sample is None or population <= per_sample * len(order):
         number = torch.arange(population, device=order.device)
@@ -128,8 +127,8 @@ def _pairs_of_blocks(
             population, (per_sample * len(order),), generator=generator, device=generator.device
         ).to(order.device)
     first = torch.searchsorted(until, number, right=True)
-    second = first + 1 + number - (until - later)[first]
-    return PairSample(torch.stack([order[first], order[second]]), population)
+    second = (ends - until)[first] + number
+    return PairSample(order[torch.stack([first, second])], population)
 
 
 def _check_per_sample(per_sample: int | None) -> None:
