@@ -135,7 +135,7 @@ def evaluate(paths: RunPaths, as_json: AsJson = False) -> None:
         if as_json:
             print(json.dumps({"run": str(path), **results}), flush=True)
             continue
-        for context, values in results["contexts"].items():
+        for context, values in (results["contexts"] | results["levels"]).items():
             words = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
             print(f"{path}  {context:5}  {words}", flush=True)
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weft.heads import GraphClassifier, GraphHead, choose_anchors
-from weft.lab.backbones import build_backbone
+from weft.lab._levels import read_levels
+from weft.lab.backbones import Blocks, build_backbone
 from weft.lab.data import Dataset, Split
 from weft.lab.recipe import Recipe
 
@@ -32,10 +33,10 @@ def build_model(recipe: Recipe, data: Dataset, split: Split) -> nn.Module:
     It has the attributes `backbone` and `head`, and is a `GraphClassifier` if its head is a
     graph; its anchors are then those that it serves with.
     """
-    inputs = data.image_shape or data.train_inputs.shape[1]
-    backbone = build_backbone(recipe.backbone, inputs, recipe.features, seed=recipe.seed)
+    blocks = build_blocks(recipe, data)
     if recipe.precision == "bfloat16":
-        backbone = HalfPrecision(backbone)
+        blocks = [HalfPrecision(block) for block in blocks]
+    backbone = Blocks(*blocks) if recipe.levels else blocks[0]
     head = recipe.build_head(data.num_classes)
     device = recipe.torch_device()
     if not isinstance(head, GraphHead):
@@ -43,6 +44,15 @@ def build_model(recipe: Recipe, data: Dataset, split: Split) -> nn.Module:
     rows = serving_anchors(recipe, data, split)
     labels = data.train_labels[rows].where(torch.isin(rows, split.labelled), -1)
     return GraphClassifier(backbone, head, data.train_inputs[rows], labels).to(device)
+
+
+def build_blocks(recipe: Recipe, data: Dataset) -> list[nn.Module]:
+    """Build the recipe's backbone, and one MLP after it for each level that is finer."""
+    inputs = data.image_shape or data.train_inputs.shape[1]
+    width, seed = recipe.features, recipe.seed
+    first = build_backbone(recipe.backbone, inputs, width, seed=seed)
+    finer = range(len(read_levels(recipe.levels)))
+    return [first, *(build_backbone("mlp", width, width, seed=seed + 1 + each) for each in finer)]
 
 
 def serving_anchors(recipe: Recipe, data: Dataset, split: Split) -> Tensor:

@@ -112,6 +112,22 @@ class ResNet18(nn.Module):
         return self.features(self.blocks(self.stem(images)).mean((2, 3)))
 
 
+class Blocks(nn.Sequential):
+    """Blocks one after the other, of which each is trained by its own task.
+
+    In training, what is asked of the output reaches the last block alone; in evaluation, gradients
+    reach all blocks and the inputs.
+    """
+
+    def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n f"]:
+        """Map inputs to features."""
+        *before, last = self
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            for block in before:
+                inputs = block(inputs)
+        return last(inputs)
+
+
 class _Residual(nn.Module):
     def __init__(self, before: int, after: int, stride: int = 1) -> None:
         super().__init__()

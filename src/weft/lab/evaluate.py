@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weft.heads import Batches, GraphClassifier, Prediction, Queries, Whole, predict
+from weft.lab._levels import level_accuracies
 from weft.lab._reasons import WholeGraph
 from weft.lab._trained import Trained, encode, load_trained
 from weft.lab.measures import calibration_error
@@ -46,6 +47,7 @@ def evaluate(run: Run) -> dict[str, Any]:
             name: summarize(stated(prediction), labels) for name, prediction in predictions.items()
         },
         "context_free": not isinstance(trained.model, GraphClassifier),
+        "levels": level_accuracies(recipe.levels, trained.model, trained.data),
         "query_gap": query_gap(trained),
         "classes": list(trained.data.class_names),
         "seconds_train": round(trained.state["seconds"], 3),

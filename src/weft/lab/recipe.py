@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 from weft.lab._equations import EquationName, build_equation, read_shares
 from weft.lab._fields import checked, field, nearest
 from weft.lab._isometry import IsometryName, build_isometry
+from weft.lab._levels import build_levels, check_levels
+from weft.lab._perturbation import PerturbationName, build_perturbation
 from weft.lab._ranking import RankingName, build_ranking
 from weft.lab._stability import StabilityName, build_stability
 
@@ -60,9 +62,9 @@ class Recipe:
     augment: Literal["none", "digits", "clothing", "natural", "vectors"] = field(
         "none", "random changes to training samples, by their kind"
     )
-    perturbation: Literal[
-        "none", "logit_adjustment", "class_margin", "lpl", "logit_adjustment+lpl"
-    ] = field("none", "shift of the training logits by class, for classes of unequal size")
+    perturbation: PerturbationName = field(  # noqa: RUF009 (a field, like the others)
+        "none", "shift of the training logits by class, for classes of unequal size"
+    )
     perturbation_strength: float = field(
         1.0, "temperature of logit_adjustment; else the largest shift of the others", least=0
     )
@@ -70,6 +72,9 @@ class Recipe:
         "none", "make features keep the distances of inputs within each class, by this measure"
     )
     isometry_weight: float = field(1.0, "weight of isometry beside the loss", least=0)
+    levels: str = field(
+        "", "groups of class names that blocks learn first, coarse to fine, such as a,b | c,d"
+    )
     ranking: RankingName = field(  # noqa: RUF009 (a field, like the others)
         "none", "make each sample's list of nearest features begin with its class, by this measure"
     )
@@ -126,6 +131,7 @@ class Recipe:
                 f"`unlabelled` needs a graph to put the samples in, got {self.unlabelled} "
                 "with the softmax head: use the graph head, or unlabelled = 0."
             )
+        check_levels(self.levels, self.head, self.pretrain, self.stability)
         if self.pretrain and self.augment == "none":
             raise ValueError(
                 f"`pretrain` compares random views of a sample, got pretrain = {self.pretrain} "
@@ -225,24 +231,27 @@ class Recipe:
         self, labels: "Tensor", num_classes: int
     ) -> "Callable[[Tensor, Tensor], Tensor]":
         """Return what training does to (logits, labels) before the loss, given its labels."""
-        from weft.logits import LPL, BySize, ClassMargin, ClassStats, Compose, LogitAdjustment
-
-        if self.perturbation == "none":
-            return Compose()
-        stats, strength = ClassStats.from_targets(labels, num_classes), self.perturbation_strength
-        if self.perturbation == "logit_adjustment":
-            return LogitAdjustment(stats, strength)
-        bounds = BySize(delta_epsilon=strength)
-        if self.perturbation == "class_margin":
-            return ClassMargin(stats, bounds)
-        lpl = LPL(stats, bounds)
-        return lpl if self.perturbation == "lpl" else Compose(LogitAdjustment(stats), lpl)
+        return build_perturbation(
+            self.perturbation, self.perturbation_strength, labels, num_classes
+        )
 
     def build_isometry(
         self, backbone: "nn.Module", generator: "Generator"
     ) -> "Callable[[Tensor], Tensor | float]":
         """Return a term of the loss; it takes labels of the rows that the backbone saw."""
         return build_isometry(self.isometry, self.isometry_weight, backbone, generator)
+
+    def build_levels(
+        self, model: "nn.Module", data: "Dataset", generator: "Generator"
+    ) -> "Callable[[Tensor, Tensor], Tensor | float]":
+        """Return a term of the loss of a model of blocks; it takes inputs and their labels.
+
+        Raises:
+            ValueError: the groups are not of the data's classes.
+        """
+        return build_levels(
+            self.levels, self.isometry, self.isometry_weight, model, data, generator
+        )
 
     def build_ranking(self, backbone: "nn.Module") -> "Callable[[Tensor], Tensor | float]":
         """Return a term of the loss; it takes labels of the rows that the backbone saw."""

@@ -49,6 +49,7 @@ class Trainer:
         backbone = self.model.get_submodule("backbone")
         self.isometry = recipe.build_isometry(backbone, self.generator)
         self.ranking = recipe.build_ranking(backbone)
+        self.levels = recipe.build_levels(self.model, data, self.generator)
         self.stability = recipe.build_stability(self.model, data, self.generator)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -122,7 +123,8 @@ class Trainer:
             loss = cross_entropy(self.perturb(logits, labels), labels)
             known = self._known(batch)
             loss = loss + self.isometry(known) + self.ranking(known)
-            loss = loss + self.stability(inputs)  # the last: it calls the backbone again
+            # The last: they call the backbone, or its blocks, again.
+            loss = loss + self.stability(inputs) + self.levels(inputs, known)
         except ValueError as error:
             raise ValueError(f"Training stopped in {place}. {error}") from error
         value = loss.item()
