@@ -45,10 +45,11 @@ from weft.robustness import Method as Attack
 
 LEDGER = Ledger(Path(__file__).with_name("nearest.csv"))
 EPSILON, IMAGES = 0.1, 50
+RIVALS = ("PGD training", "TRADES 6", "CE, weight decay 1e-3", "Jacobian 0.1")
 
 
 def kinds() -> dict[str, Method]:
-    """Return what is compared: no pairs, three kinds that are to keep their distance, a hinge."""
+    """Return what is compared: no pairs, three kinds that keep their distance, a hinge, rivals."""
 
     def pairs(perturbation, discrepancy, weight: float) -> tuple[float, Loss]:
         return weight, partial(moved_pairs, perturbation=perturbation, discrepancy=discrepancy)
@@ -62,7 +63,7 @@ def kinds() -> dict[str, Method]:
         "worst direction, keep": Method((CE, pairs(worst, keep, 10.0))),
         "worst direction, hinge": Method((CE, pairs(worst, hinge, 100.0))),
         "worst direction, hinge, stress": Method((CE, (10.0, STRESS), pairs(worst, hinge, 100.0))),
-        "PGD training": methods(EPSILON)["PGD training"],
+        **{name: methods(EPSILON)[name] for name in RIVALS},
     }
 
 

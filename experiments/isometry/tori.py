@@ -1,6 +1,6 @@
-"""A torus, two rings and a rolled sheet: what blocks trained one by one leave for the next.
+"""A torus and a rolled sheet: what blocks trained one by one leave for the next.
 
-    python experiments/isometry/tori.py ["torus 20" | "torus 40" | rings | roll | tables | figures]
+    python experiments/isometry/tori.py ["torus 20" | "torus 40" | roll | tables | figures]
 
 Rows are added to tori.csv as they come; what is there is not run again. Accuracies
 are of points drawn anew, those "on the grid" of the points of the training.
@@ -29,7 +29,6 @@ from weft.isometry import (
     pair_distances,
     train_levels,
 )
-from weft.robustness import APGD, PGD, IndependentRows, LInf, attack, margin, worst_case
 
 HERE = Path(__file__).parent
 LEDGER = Ledger(HERE / "tori.csv")
@@ -48,13 +47,6 @@ def torus_labels(angles: Tensor) -> Tensor:
     """Return 2, 4 and 8 sectors of the tube."""
     sector = (angles[:, 1] / (2 * math.pi) * 8 + 1e-4).long() % 8
     return torch.stack([sector // 4, sector // 2, sector], dim=1)
-
-
-def rings(angles: Tensor, second: Tensor) -> Tensor:
-    """Return points of two rings that go through each other, radius 1; noise is not in them."""
-    cos, sin, flat = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    first = torch.stack([cos, sin, flat], dim=1)
-    return torch.where(second[:, None], torch.stack([1 + cos, flat, sin], dim=1), first)
 
 
 def blocks(levels: int, layers: int, width: int = 20) -> list[nn.Module]:
@@ -126,41 +118,6 @@ def torus_measures(seed: int, **options) -> dict[str, float]:
     return found | {name: value for name, value in between.items() if "accuracy" in name}
 
 
-def ring_measures(seed: int, *, weight: float, epochs: int = 2000) -> dict[str, float]:
-    """Which ring, then which quarter of it; and the first under attack, at radius .3."""
-    torch.manual_seed(seed)
-    generator = Generator().manual_seed(seed)
-
-    def draw(count: int) -> tuple[Tensor, Tensor]:
-        angles = 2 * math.pi * torch.rand(count, generator=generator)
-        second = torch.arange(count) % 2 == 1
-        quarter = (angles / (math.pi / 2)).long() % 4
-        points = rings(angles, second) + 0.01 * torch.randn(count, 3, generator=generator)
-        return points, torch.stack([second.long(), 4 * second + quarter], dim=1)
-
-    stack = LocallyIsometricStack(blocks(2, 4), nn.Linear(20, 8))
-    points, labels = draw(600)
-    train(stack, points, labels, epochs, weight, pairs=PER_POINT, generator=generator, **PAPER)
-    points, labels = draw(500)
-
-    # Attacks move pixels in [0, 1]: the box [-1.5, 2.5] is scaled to it.
-    def first_level(pixels: Tensor) -> Tensor:
-        return stack(4 * pixels - 1.5, 0)[:, :2]
-
-    found = [
-        attack(
-            first_level,
-            (points + 1.5) / 4,
-            labels[:, 0],
-            ball=LInf(0.3 / 4),
-            method=method,
-            threat=IndependentRows(500),
-        )
-        for method in (PGD(40), APGD(40, loss=margin, restarts=3))
-    ]
-    return measure(stack, points, labels) | {"attacked 1": worst_case(found).accuracy}
-
-
 def roll(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Return points of a roll about as wide as 1, the sheet that it was, and its two halves."""
     angle = 1.5 * math.pi * (1 + 2 * torch.rand(count, generator=generator))
@@ -217,7 +174,6 @@ def experiments() -> dict[str, dict[str, Callable]]:
         "torus 20": small((0.0, 10.0))
         | {"isometry 10, every pair": small((10.0,), every_pair=True)["isometry 10"]},
         "torus 40": isometric(torus_measures, (0.0, 10.0), side=40, epochs=800),
-        "rings": isometric(ring_measures, (0.0, 1.0, 10.0)),
         "roll": {
             "cross-entropy": partial(roll_measures, weight=0.0, geodesic=True),
             "straight distances": partial(roll_measures, weight=10.0, geodesic=False),
@@ -235,8 +191,6 @@ def tables() -> None:
         print(f"\n{name.capitalize()}: 2, 4, 8 sectors of the tube\n")
         print(LEDGER.table(name, levels("on the grid", 3) + levels("accuracy", 3)), "\n")
         print(LEDGER.table(name, levels("Pearson", 3) + levels("stress", 3)))
-    print("\nRings: which, then 4 quarters of each; `attacked`: radius .3, L-infinity\n")
-    print(LEDGER.table("rings", [*levels("accuracy", 2), *levels("Pearson", 2), "attacked 1"]))
     print("\nRoll: correlation of within-class distances with those of the flat sheet\n")
     print(LEDGER.table("roll", ["accuracy", "target to sheet", "features to sheet", "stress"]))
 

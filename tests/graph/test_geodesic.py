@@ -223,3 +223,14 @@ def test_refuses_what_it_cannot_use(change, error, message):
     pairs = arguments.pop("pairs")
     with pytest.raises(error, match=message):
         Geodesics(**arguments)(pairs)
+
+
+def test_equal_points_are_at_zero_also_on_the_way_to_others():
+    points = draw(3, 6)
+    points[1] = points[0]
+    points[5] = points[4]
+    found = geodesic_distances(points, all_pairs(6), k=2)
+    i, j = all_pairs(6)
+    assert found[(i == 0) & (j == 1)] == found[(i == 4) & (j == 5)] == 0
+    assert_close(found[(i == 0) & (j > 1)], found[(i == 1) & (j > 1)])
+    assert (found[(i == 0) & (j > 1)] > 1e-3).all()

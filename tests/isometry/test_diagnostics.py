@@ -63,6 +63,25 @@ def test_distances_up_to_scale_fit_perfectly(seed):
     assert fit.ratios == pytest.approx([0.3] * 5)
 
 
+def test_features_that_collapsed_to_their_class_have_the_largest_stress():
+    (inputs,), _ = draw(0, 1, 12, 3)
+    labels = torch.arange(12) % 3
+    for features in (nn.functional.one_hot(labels).double(), torch.zeros(12, 4)):
+        found = diagnose(inputs, features, labels)
+        assert found.pooled.stress == 1
+        assert math.isnan(found.pooled.pearson)
+        assert found.pooled.ratios == (0,) * 5
+    assert math.isinf(diagnose(inputs, nn.functional.one_hot(labels).double(), labels).separation)
+
+
+def test_equal_inputs_are_in_no_ratio():
+    (inputs,), _ = draw(1, 1, 8, 3)
+    inputs[1] = inputs[0]
+    found = diagnose(inputs, 0.3 * inputs, torch.zeros(8).long())
+    assert found.pooled.ratios == pytest.approx((0.3,) * 5)
+    assert found.pooled.stress == pytest.approx(0, abs=1e-9)
+
+
 def test_what_does_not_vary_has_no_correlation():
     fit = fit_distances(torch.ones(4), torch.arange(4.0))
     assert math.isnan(fit.pearson)

@@ -75,16 +75,33 @@ def test_equal_rows_have_a_finite_gradient_in_every_metric(name):
     assert second.isfinite().all()
 
 
-def test_at_equal_rows_the_gradient_is_zero_and_the_second_derivative_one_over_epsilon():
+def test_equal_rows_are_at_zero_with_gradient_zero_and_second_derivative_two_over_epsilon():
     x = torch.zeros(1, 2, dtype=torch.float64)
 
     def distance(x):
         return pair_distances(torch.cat([x, torch.zeros(1, 2)]), torch.tensor([[0], [1]]))[0]
 
-    assert_close(distance(x), torch.tensor(1e-6).double())
+    assert distance(x) == 0
     assert_close(torch.autograd.functional.jacobian(distance, x), torch.zeros_like(x))
     hessian = torch.autograd.functional.hessian(distance, x).view(2, 2)
-    assert_close(hessian, 1e6 * torch.eye(2, dtype=torch.float64))
+    assert_close(hessian, 2e6 * torch.eye(2, dtype=torch.float64))
+
+
+@given(apart=st.floats(1e-9, 1e3))
+def test_euclidean_is_too_short_by_no_more_than_it_says(apart):
+    rows = torch.tensor([[0.0, 1.0], [apart, 1.0]], dtype=torch.float64)
+    found = pair_distances(rows, torch.tensor([[0], [1]])).item()
+    assert apart - 1e-12 / (2 * apart) - 1e-12 * apart <= found <= apart * (1 + 1e-12)
+
+
+def test_a_row_of_zeros_has_no_direction_and_no_gradient():
+    rows = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 0.0], [0.0, 2.0]], requires_grad=True)
+    found = pair_distances(rows, torch.tensor([[0, 0, 1], [1, 2, 3]]), cosine)
+    assert_close(found, torch.tensor([0.5, 0.0, 1.0]))
+    (grad,) = torch.autograd.grad(found.square().sum(), rows, create_graph=True)
+    assert_close(grad[[0, 2]], torch.zeros(2, 2))
+    (second,) = torch.autograd.grad(grad.square().sum(), rows)
+    assert second.isfinite().all()
 
 
 def test_close_rows_far_from_the_origin_keep_their_digits(device):
@@ -120,11 +137,16 @@ def test_the_result_has_the_dtype_of_the_rows_and_float32_at_least(device, dtype
 
 def test_autocast_changes_nothing():
     rows, pairs = points(4, 30, 8).float(), every_pair(30)
-    outside = pair_distances(rows, pairs)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = pair_distances(rows, pairs, lambda x, y: (x - y).square().sum(1).sqrt())
-    assert inside.dtype == torch.float32
-    assert_close(inside, outside)
+
+    def skewed(x, y):  # a product of matrices, which autocast would take in half precision
+        return ((x - y) @ torch.arange(64.0).reshape(8, 8)).norm(dim=1)
+
+    for leaf in (rows, rows.clone().requires_grad_()):  # the two ways to compute
+        outside = pair_distances(leaf, pairs, skewed)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = pair_distances(leaf, pairs, skewed)
+        assert inside.dtype == torch.float32
+        assert_close(inside, outside)
 
 
 def test_blocks_of_pairs_change_nothing():

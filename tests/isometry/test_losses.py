@@ -233,6 +233,21 @@ def test_all_features_equally_far_apart_cost_one_and_all_inputs_nothing(discrepa
     assert_close(discrepancy(equal, apart), torch.tensor(0.0))
 
 
+@pytest.mark.parametrize("discrepancy", [Stress(), Correlation(), Ranking()], ids=repr)
+@pytest.mark.parametrize("collapsed", [torch.zeros(12, 2), torch.ones(12, 1)])
+def test_features_that_collapsed_cost_one(discrepancy, collapsed):
+    inputs, _, labels = batch(19)
+    loss = isometry_loss(inputs, collapsed, labels, discrepancy=discrepancy)
+    assert_close(loss, torch.tensor(1.0))
+
+
+def test_features_equally_far_apart_but_for_rounding_are_flat_to_correlation():
+    apart = torch.linspace(1, 2, 20)
+    noise = torch.tensor([-1e-7, 1e-7]).repeat(10)  # one unit in the last place
+    assert_close(Correlation()(apart, 0.7 + noise), torch.tensor(1.0), rtol=0, atol=1e-5)
+    assert_close(Correlation()(0.7 + noise, apart), torch.tensor(0.0))
+
+
 @pytest.mark.parametrize("discrepancy", DISCREPANCIES, ids=repr)
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [-1, -1, -1, -1], [-1, 0, 1, -1]])
 def test_without_a_pair_the_loss_is_zero_and_so_is_its_gradient(discrepancy, labels):

@@ -39,6 +39,13 @@ def test_every_pair_within_a_class_comes_once_and_no_other(labels):
     assert population == len(wanted)
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [1, 0, 1, 0, -1, 1], [0, 1, 2]])
+def test_a_sample_as_large_as_what_it_is_drawn_from_is_every_pair_once(labels):
+    sample, every = choose(WithinClass(3), labels), choose(WithinClass(), labels)
+    assert torch.equal(sample.rows, every.rows)
+    assert sample.population == every.population
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 9])
 def test_all_pairs_are_every_combination_and_need_no_labels(n):
     rows, population = AllPairs()(n, None, None, CPU)

@@ -244,3 +244,10 @@ def test_refuses_what_it_cannot_use():
         perturbation_loss(
             nn.Identity(), inputs[:1], RandomSigns(0.1), relative=True, generator=generator
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_random_signs_move_every_entry_in_half_precision_too(dtype):
+    inputs = torch.full((2000, 50), 0.5, dtype=dtype)
+    moved = RandomSigns(0.25)(nn.Identity(), inputs, torch.Generator().manual_seed(0))
+    assert set((moved - inputs).unique().tolist()) == {-0.25, 0.25}

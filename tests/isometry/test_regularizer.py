@@ -245,10 +245,13 @@ def test_reentrant_checkpoints_are_refused():
         return checkpoint(body, inputs.clone().requires_grad_(), use_reentrant=True)
 
     model = Wrapped(perceptron(), run)
-    with IsometryRegularizer(model, ["", "body.1"]) as isometry:
-        model(INPUTS)
-        with pytest.raises(ValueError, match=r"layer `body.1` must run once .* got 0 times"):
-            isometry(LABELS)
+    for layers in (["body.1"], ["", "body.1"]):
+        with IsometryRegularizer(model, layers) as isometry:
+            model(INPUTS)
+            with pytest.raises(
+                ValueError, match=r"layer `body.1` must run once .* got 0 times.*re"
+            ):
+                isometry(LABELS)
 
 
 def test_a_module_that_runs_twice_in_a_call_is_refused():
@@ -277,11 +280,26 @@ def test_a_call_that_failed_leaves_nothing_half_done():
     with IsometryRegularizer(model, ["1"]) as isometry:
         with pytest.raises(RuntimeError):
             model(INPUTS[:, :3])
+        with pytest.raises(ValueError, match="a call of the model with gradient must come first"):
+            isometry(LABELS)
         model[:2](INPUTS)  # not a call of the model
         with pytest.raises(ValueError, match="a call of the model with gradient must come first"):
             isometry(LABELS)
         model(INPUTS)
         isometry(LABELS).backward()
+
+
+def test_a_call_that_failed_after_the_layer_does_not_count():
+    def fail(body, inputs):
+        body(inputs)
+        raise RuntimeError("after all layers")
+
+    model = Wrapped(perceptron(), fail)
+    with IsometryRegularizer(model, ["body.1"]) as isometry:
+        with pytest.raises(RuntimeError, match="after all layers"):
+            model(INPUTS)
+        with pytest.raises(ValueError, match="a call of the model with gradient must come first"):
+            isometry(LABELS)
 
 
 def test_replicas_with_a_part_of_the_batch_are_refused():
@@ -359,6 +377,34 @@ def test_a_graph_classifier_as_a_whole_is_refused_with_the_way_out():
         model(INPUTS)
         with pytest.raises(ValueError, match="got 32 rows for 20 inputs: regularize the part"):
             isometry(LABELS)
+        pairs, distances = torch.tensor([[0, 1], [2, 3]]), torch.ones(2)
+        with pytest.raises(ValueError, match="got 32 rows for 20 inputs: regularize the part"):
+            isometry(pairs=pairs, distances=distances)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_weights_that_change_are_checked_as_numbers_are(weight):
+    model = perceptron()
+    with IsometryRegularizer(model, {"1": lambda step: weight}) as isometry:
+        model(INPUTS)
+        with pytest.raises(
+            ValueError, match=r"`layers\['1'\]\(3\)` must be a number from 0 on, got"
+        ):
+            isometry(LABELS, step=3)
+
+
+def test_inputs_and_given_distances_get_no_gradient():
+    model, inputs = perceptron(), INPUTS.clone().requires_grad_()
+    pairs = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    distances = torch.ones(3, requires_grad=True)
+    with IsometryRegularizer(model, ["1"]) as isometry:
+        through_features = isometry_loss(INPUTS, model[:2](inputs), LABELS)
+        model(inputs)
+        found = torch.autograd.grad(isometry(LABELS), inputs)
+        assert_close(found, torch.autograd.grad(through_features, inputs))
+        model(inputs)
+        isometry(pairs=pairs, distances=distances).backward()
+    assert distances.grad is None
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,8 @@ def test_refuses_what_it_cannot_use():
     for level in (3, -4):
         with pytest.raises(ValueError, match=f"`level` must be from 0 to 2.*, got {level}: there"):
             stack(inputs, level)
+        with pytest.raises(ValueError, match=f"`level` must be from 0 to 2.*, got {level}: there"):
+            level_loss(stack, inputs, labels, level)
     narrow = LocallyIsometricStack([nn.Linear(3, 6), nn.Linear(6, 4)], nn.Linear(6, 5)).double()
     with pytest.raises(ValueError, match=r"read-out, 6, got shape \(20, 4\) from the block of lev"):
         narrow(inputs)

@@ -1,5 +1,7 @@
 """A recipe's levels: blocks trained one level each, and refusals of what is no hierarchy."""
 
+import warnings
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -14,9 +16,11 @@ from weft.isometry import (
 )
 from weft.lab._levels import number_levels
 from weft.lab._trained import load_trained
+from weft.lab.audit import audit
 from weft.lab.backbones import Blocks
 from weft.lab.evaluate import evaluate
 from weft.lab.recipe import Recipe
+from weft.lab.report import write_report
 from weft.lab.runs import Run
 from weft.lab.train import Trainer, train
 
@@ -139,13 +143,26 @@ def test_a_trained_run_tells_how_each_level_came_out(tmp_path):
     assert results["levels"]["level 1"]["accuracy"] == right.double().mean()
 
 
+def test_reports_and_audits_take_a_run_with_levels(tmp_path):
+    runs = []
+    for name, changes in (("levels", {}), ("none", {"levels": "", "isometry": "none"})):
+        runs.append(Run.create(tmp_path / name, Recipe(**TINY | changes)))
+        train(runs[-1])
+        evaluate(runs[-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that of a figure whose names leave it no room
+        write_report([run.path for run in runs], tmp_path / "report.html")
+    assert len(audit(runs[0], most=3).doubts) == 3
+
+
 def test_without_levels_nothing_is_added_and_nothing_told(tmp_path):
     recipe = Recipe(**TINY | {"levels": " "})
     trainer = Trainer(recipe, *recipe.load_data())
     assert trainer.levels(trainer.inputs[:5], trainer.labels[:5]) == 0
-    run = Run.create(tmp_path / "run", Recipe(**TINY | {"levels": ""}))
-    train(run)
-    assert evaluate(run)["levels"] == {}
+    for name, text in (("empty", ""), ("blank", " ")):
+        run = Run.create(tmp_path / name, Recipe(**TINY | {"levels": text}))
+        train(run)
+        assert evaluate(run)["levels"] == {}
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}])
@@ -158,6 +175,14 @@ def test_levels_go_with_the_other_terms_of_vectors():
     recipe = Recipe(**TINY | {"data": "moons", "levels": "upper | lower", "ranking": "recall"})
     trainer = Trainer(recipe, *recipe.load_data())
     trainer.model.train()
-    for batch in trainer.sampler.epoch():
-        loss, _ = trainer._step(batch, "a step")
-        assert loss > 0
+    seen = []
+    for name in ("isometry", "ranking", "levels"):
+        term = getattr(trainer, name)
+
+        def watched(*args, name=name, term=term):
+            seen.append((name, float(term(*args)) > 0))
+            return term(*args) if name == "levels" else 0.0
+
+        setattr(trainer, name, watched)
+    trainer._step(next(iter(trainer.sampler.epoch())), "a step")
+    assert seen == [("isometry", True), ("ranking", True), ("levels", True)]

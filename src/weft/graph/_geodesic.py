@@ -149,7 +149,7 @@ def _distances(
 
 
 def _length_matrix(points: Tensor, k: int, bridges: bool, neighbors: Neighbors) -> Any:
-    """Return the edges' lengths, each edge once; equal points are at the least positive number."""
+    """Return the edges' lengths, each edge once; an edge of length zero is kept."""
     edges = knn_graph(points, k, neighbors=neighbors).edges
     points = points.double()
     part = connected_components(edges, len(points)) if bridges else edges.new_zeros(len(points))
@@ -159,7 +159,6 @@ def _length_matrix(points: Tensor, k: int, bridges: bool, neighbors: Neighbors) 
         edges = unique_edges(i, j, len(points))[0]
         part = connected_components(edges, len(points))
     length = squared_distances(points, edges).sqrt().cpu().numpy()
-    length = np.maximum(length, np.finfo(float).tiny)  # SciPy takes an entry of zero for no edge
     i, j = edges.cpu().numpy()
     return sparse.coo_array((length, (i, j)), (len(points), len(points))).tocsr()
 

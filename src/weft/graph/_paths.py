@@ -64,9 +64,9 @@ def _nearest(
     if not start.any():
         return torch.from_numpy(own).to(edges.device)
     passable = np.isfinite(length)
-    # SciPy takes an entry of zero for no edge.
-    length = np.maximum(length[passable], np.finfo(float).tiny)
-    matrix = sparse.coo_array((length, (i[passable], j[passable])), (len(start), len(start)))
+    matrix = sparse.coo_array(
+        (length[passable], (i[passable], j[passable])), (len(start), len(start))
+    )
     _, _, source = csgraph.dijkstra(
         matrix.tocsr(), directed=False, indices=own[start], min_only=True, return_predecessors=True
     )

@@ -41,7 +41,7 @@ class Capture:
         self, model: nn.Module, layers: Iterable[str], read: Callable[[Any], Tensor] | None
     ) -> None:
         self._model, self._read = model, read
-        self._running = False
+        self._running = self._called = False
         self._inputs: Tensor | None = None
         self._version = 0
         self._modules = _find(model, list(layers))
@@ -63,11 +63,11 @@ class Capture:
 
     def forget(self) -> None:
         """Let go of the last call."""
-        self._inputs, self._outputs = None, {}
+        self._inputs, self._outputs, self._called = None, {}, False
 
     def features(self) -> dict[str, Float[Tensor, "n d"]]:
         """Return what each layer returned in the last call with gradient."""
-        if not self._outputs:
+        if not self._called:
             raise ValueError(
                 "a call of the model with gradient must come first, got none since the last loss: "
                 "call the model once per loss, not under no_grad, and before the hooks are closed."
@@ -76,10 +76,19 @@ class Capture:
             times = len(self._outputs.get(name, []))
             if times != 1:
                 raise ValueError(
-                    f"layer `{name}` must run once with gradient in each call of the model, got "
+                    f"{_words(name)} must run once with gradient in each call of the model, got "
                     f"{times} times: choose another layer; checkpoint with use_reentrant=False."
                 )
-        return {name: flat_rows(f"layer {name}", self._outputs[name][0]) for name in self._modules}
+        return {
+            name: flat_rows(f"layer {name}".strip(), self._outputs[name][0])
+            for name in self._modules
+        }
+
+    def num_rows(self) -> int:
+        """Return how many rows the model was called with, or else how many a layer returned."""
+        if self._inputs is not None and self._inputs.ndim:
+            return len(self._inputs)
+        return len(next(iter(self.features().values())))
 
     def inputs(self) -> Float[Tensor, "n *shape"]:
         """Return what the model was called with."""
@@ -114,7 +123,7 @@ class Capture:
         if not isinstance(rows, Tensor) or rows.ndim != 2:
             came = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
             raise ValueError(
-                f"layer `{name}` must return rows (n, d), got {came}: pass read=flattened or "
+                f"{_words(name)} must return rows (n, d), got {came}: pass read=flattened or "
                 "read=pooled for maps, or a function that picks from what it returns."
             )
         rows = rows.clone()  # the next layer may work in place
@@ -122,6 +131,10 @@ class Capture:
             self._outputs.setdefault(name, []).append(rows)
 
     def _stop(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._running and output is None:  # an error was raised: this call does not count
+            self.forget()
+        elif self._running:
+            self._called = True
         self._running = False
 
 
@@ -137,6 +150,10 @@ class _Hook:
 
     def __reduce__(self) -> tuple[type["_Hook"], tuple[()]]:
         return _Hook, ()
+
+
+def _words(name: str) -> str:
+    return f"layer `{name}`" if name else "the model's output"
 
 
 def _find(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:

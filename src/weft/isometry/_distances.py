@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from weft._check import at_least_float32, check_finite, check_floating
 
@@ -24,14 +23,14 @@ _LARGE_CHUNK = 2**25  # elsewhere, few large kernels
 
 @dataclass(frozen=True)
 class Euclidean:
-    """The metric sqrt(|x - y|^2 + epsilon^2): finite derivatives of every order, also at x = y.
+    """The metric |x - y|^2 / sqrt(|x - y|^2 + epsilon^2): smooth everywhere, zero at x = y.
 
-    The plain root has no derivative at x = y; this one has the gradient zero there and the second
-    derivative 1 / epsilon. Distances that are larger than epsilon are too long by less than
-    epsilon^2 / (2 |x - y|).
+    The plain norm has no derivative at x = y; this one has the gradient zero there and the second
+    derivative 2 / epsilon. Distances that are larger than epsilon are too short by less than
+    epsilon^2 / (2 |x - y|); far below it, they shrink as their squares.
 
     Args:
-        epsilon: the distance of equal rows, in their unit; positive.
+        epsilon: where smoothing begins, in the unit of the rows; positive.
     """
 
     epsilon: float = 1e-6
@@ -46,8 +45,8 @@ class Euclidean:
     def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor, " p"]:
         """Return the distances."""
         apart = x - y
-        squares = apart.square() if apart.requires_grad else apart.square_()
-        return (squares.sum(1) + self.epsilon**2).sqrt()
+        squares = (apart.square() if apart.requires_grad else apart.square_()).sum(1)
+        return squares * (squares + self.epsilon**2).rsqrt()
 
 
 _EUCLIDEAN = Euclidean()
@@ -66,9 +65,16 @@ def chebyshev(x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor,
 def cosine(x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> Float[Tensor, " p"]:
     """Return 1 - cos(x, y), as half the squared chord: close directions keep their digits.
 
-    A row of zeros has no direction: it is at 1/2 from all others, and at 0 from its like.
+    A row of zeros has no direction: it is at 1/2 from all others, at 0 from its like, and gets no
+    gradient. The gradient of other rows grows as they shrink, as the angle's does.
     """
-    return (normalize(x, dim=1) - normalize(y, dim=1)).square().sum(1) / 2
+    return (_direction(x) - _direction(y)).square().sum(1) / 2
+
+
+def _direction(rows: Float[Tensor, "p d"]) -> Float[Tensor, "p d"]:
+    squares = rows.square().sum(1, keepdim=True)
+    some = squares > 0
+    return rows * some / torch.where(some, squares, 1.0).sqrt()
 
 
 def pair_distances(

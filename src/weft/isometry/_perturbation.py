@@ -78,8 +78,8 @@ class RandomSigns:
 
     def __call__(self, encoder: Encoder, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Return the moved inputs; the encoder is not asked."""
-        signs = _uniform(inputs, generator).sub(0.5).sign()
-        return _cut(inputs + self.epsilon * signs, self.box)
+        signs = _uniform(inputs.float(), generator).sub(0.5).sign()  # in half precision, some are 0
+        return _cut(inputs + self.epsilon * signs.to(inputs), self.box)
 
 
 @dataclass(frozen=True)

@@ -172,14 +172,14 @@ class IsometryRegularizer:
         if not any(weights.values()):
             self._capture.forget()
             return {name: at_least_float32(rows.new_zeros(())) for name, rows in features.items()}
-        num_rows = len(next(iter(features.values())))
         chosen = self.pairs if pairs is None else pairs
+        num_rows = self._capture.num_rows() if inputs is None else len(inputs)
+        for name, rows in features.items():
+            _check_rows(name, len(rows), num_rows)
         if distances is not None:
             target = given_target(distances.detach(), chosen, num_rows, self.reduction)
         else:
             inputs = self._capture.inputs() if inputs is None else inputs.detach()
-            for name, rows in features.items():
-                _check_rows(name, len(rows), len(inputs))
             target = choose_target(
                 inputs, labels, chosen, self.metric, self.reduction, self.generator
             )
@@ -208,7 +208,9 @@ def _weight(name: str, weight: Weight, step: int | None) -> float:
             f"`step` is needed, got None: the weight of layer `{name}` changes with it; pass the "
             "number of the training step."
         )
-    return weight(step)
+    value = weight(step)
+    _check_weight(f"layers[{name!r}]({step})", value)
+    return value
 
 
 def _check_weight(name: str, weight: float) -> None:

@@ -112,8 +112,8 @@ def level_loss(
     """
     if not weight >= 0:
         raise ValueError(f"`weight` must not be negative, got {weight}: take 10, or 0 for none.")
-    own = _own_labels(stack, labels, level, len(inputs))
     features = stack.own_features(inputs, level)
+    own = _own_labels(stack, labels, level, len(inputs))
     known = (own >= 0).sum().clamp_min(1)
     total = F.cross_entropy(
         stack.readout(features), own.clamp_min(-1), ignore_index=-1, reduction="sum"

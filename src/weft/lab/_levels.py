@@ -23,6 +23,8 @@ _CHUNK = 512
 def read_levels(text: str) -> list[list[list[str]]]:
     """Read groups of class names: `0,1,2 | 3,4 ; 0,1 | 2 | 3,4` has two levels, coarse to fine.
 
+    A name cannot hold a comma, a bar or a semicolon itself.
+
     Raises:
         ValueError: a level of fewer than two groups, or a name that is empty or there twice.
     """
@@ -103,7 +105,7 @@ def build_levels(
     Each trains its own block by the cross-entropy of its groups, through the head that all levels
     share, and by isometry within the groups.
     """
-    if not text:
+    if not read_levels(text):
         return lambda inputs, labels: 0.0
     import torch
 
@@ -129,7 +131,7 @@ def level_accuracies(text: str, model: "nn.Module", data: "Dataset") -> dict[str
 
     The last level are the classes themselves. Empty where there are no levels.
     """
-    if not text:
+    if not read_levels(text):
         return {}
     import torch
 

@@ -36,7 +36,7 @@ def build_model(recipe: Recipe, data: Dataset, split: Split) -> nn.Module:
     blocks = build_blocks(recipe, data)
     if recipe.precision == "bfloat16":
         blocks = [HalfPrecision(block) for block in blocks]
-    backbone = Blocks(*blocks) if recipe.levels else blocks[0]
+    backbone = Blocks(*blocks) if len(blocks) > 1 else blocks[0]
     head = recipe.build_head(data.num_classes)
     device = recipe.torch_device()
     if not isinstance(head, GraphHead):

@@ -211,7 +211,9 @@ def _graph(trained: Trained, inputs: Float[Tensor, "n *shape"]) -> Graph:
     features = encode(model, inputs).double()
     head = model.get_submodule("head")
     if not isinstance(head, GraphHead):
-        head = dataclasses.replace(recipe, head="graph").build_head(trained.data.num_classes)
+        head = dataclasses.replace(recipe, head="graph", levels="").build_head(
+            trained.data.num_classes
+        )
     assert isinstance(head, GraphHead)
     return head.graph(features, inputs.to(features.device))
 

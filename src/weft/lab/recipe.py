@@ -73,7 +73,7 @@ class Recipe:
     )
     isometry_weight: float = field(1.0, "weight of isometry beside the loss", least=0)
     levels: str = field(
-        "", "groups of class names that blocks learn first, coarse to fine, such as a,b | c,d"
+        "", "groups of class names that blocks learn first, such as a,b | c,d; wants isometry"
     )
     ranking: RankingName = field(  # noqa: RUF009 (a field, like the others)
         "none", "make each sample's list of nearest features begin with its class, by this measure"

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from itertools import cycle
+from textwrap import fill, shorten
 from typing import Any
 
 import matplotlib as mpl
@@ -62,13 +63,18 @@ def learning_curve(groups: Sequence[Group], quantity: str) -> str:
         for split, dash in (("valid", "-"), ("train", _DASHED)):
             epochs, values = _curve(group.runs, split, quantity)
             if epochs:
-                label = f"{group.name}, {split}"
+                label = f"{_short(group.name)}, {split}"
                 axis.plot(epochs, values, color=color, linestyle=dash, label=label)
     axis.set(xlabel="epoch", ylabel=quantity)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axis.lines:
         axis.legend()
     return _svg(figure)
+
+
+def _short(name: str) -> str:
+    """Return a name that leaves the axes their room, in two lines at most."""
+    return fill(shorten(name, 76, placeholder=" …"), 38)
 
 
 def _curve(
@@ -94,7 +100,7 @@ def reliability(groups: Sequence[Group]) -> str:
         bins = calibration(group.runs)
         filled = bins.share > 0
         x, y = bins.confidence[filled], bins.accuracy[filled]
-        upper.plot(x, y, "o-", color=color, markersize=4, label=group.name)
+        upper.plot(x, y, "o-", color=color, markersize=4, label=_short(group.name))
         lower.stairs(bins.share, np.linspace(0, 1, len(bins.share) + 1), color=color)
     upper.set(ylabel="share right", xlim=(0, 1), ylim=(0, 1.02))
     lower.set(xlabel="confidence", ylabel="samples", yticks=[])
@@ -114,7 +120,7 @@ def risk_coverage(groups: Sequence[Group]) -> str:
             # A softmax that sums to 1 within rounding does not abstain.
             if any(getattr(run.predictions, doubt).max() > 1e-5 for run in group.runs):
                 error = 100 * refusal(group, doubt, kept)
-                label = f"{group.name}, by {doubt}"
+                label = f"{_short(group.name)}, by {doubt}"
                 axis.plot(100 * (1 - kept), error, color=color, linestyle=dash, label=label)
     axis.set(xlabel="refused, % of the samples", ylabel="errors among the kept, %")
     axis.set(xlim=(0, 98), ylim=(0, None))

@@ -81,7 +81,7 @@ def _name(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
         if (other.head, other.labels) == (recipe.head, recipe.labels)
     ]
     own = [
-        f"{field} {value}"
+        f"{field} {'none' if value == '' else value}"
         for field, value in asdict(recipe).items()
         if any(twin[field] != value for twin in twins)
     ]
