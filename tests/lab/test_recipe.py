@@ -22,6 +22,11 @@ def values(field: dataclasses.Field) -> st.SearchStrategy:
     if field.name == "shares":
         positive = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
         return st.lists(positive.map(str)).map(",".join)
+    if field.name == "levels":
+        name = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=",|;"))
+        name = name.filter(str.strip)
+        level = st.lists(name, min_size=2, unique_by=str.strip).map(" | ".join)
+        return st.lists(level).map(" ; ".join)
     if kind is str:
         return st.text(st.characters(exclude_categories=["Cs"]))
     if kind is int:
@@ -30,10 +35,11 @@ def values(field: dataclasses.Field) -> st.SearchStrategy:
 
 
 tables = st.fixed_dictionaries({}, optional={field.name: values(field) for field in FIELDS}).map(
-    # The three rules that tie fields together.
+    # The rules that tie fields together.
     lambda table: (
         table
-        | ({"unlabelled": 0} if table.get("head") == "softmax" else {})
+        | ({"head": "softmax", "pretrain": 0, "stability": "none"} if table.get("levels") else {})
+        | ({"unlabelled": 0} if table.get("head") == "softmax" or table.get("levels") else {})
         | ({"patience": 0} if not table.get("valid_fraction") else {})
         | ({"pretrain": 0} if table.get("augment", "none") == "none" else {})
     )
