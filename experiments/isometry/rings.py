@@ -26,7 +26,7 @@ from weft.robustness import APGD, PGD, IndependentRows, LInf, attack, margin, wo
 LEDGER = Ledger(Path(__file__).with_name("rings.csv"))
 RADIUS, EPOCHS = 0.3, 2000
 LOWEST, WIDTH = -1.5, 4.0  # the box that attacks may use, which they see as pixels in [0, 1]
-RIVALS = ("CE, weight decay 1e-3", "Jacobian 0.1", "worst-direction hinge 10")
+RIVALS = ("cross-entropy (CE)", "CE, weight decay 1e-3", "Jacobian 0.1", "worst-direction hinge 10")
 RIVALS += ("PGD training", "TRADES 6")
 
 
