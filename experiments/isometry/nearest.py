@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from ledger import Ledger
-from setting import CE, STRESS, Loss, Method, load, methods, moved_pairs, train
+from setting import CE, RIVALS, STRESS, Loss, Method, load, methods, moved_pairs, train
 from torch import Generator, Tensor, nn
 
 from weft.heads import GraphClassifier, GraphHead, NearestHead
@@ -45,7 +45,6 @@ from weft.robustness import Method as Attack
 
 LEDGER = Ledger(Path(__file__).with_name("nearest.csv"))
 EPSILON, IMAGES = 0.1, 50
-RIVALS = ("PGD training", "TRADES 6", "CE, weight decay 1e-3", "Jacobian 0.1")
 
 
 def kinds() -> dict[str, Method]:

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from ledger import Ledger
-from setting import BATCH, CE, Method, load, methods, paper, train
+from setting import BATCH, CE, RIVALS, Method, load, methods, paper, train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -31,7 +31,6 @@ FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "isometry_published.pn
 RADII = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 IMAGES = 400  # attacked
 WAYS = ("released", "FGSM", "worst")
-RIVALS = ("CE, weight decay 1e-3", "Jacobian 0.1", "PGD training", "TRADES 6")
 SETTINGS = {  # beta and K of the paper's loss; the first is the released code's, digits are ours
     "digits": ((100.0, 1.0), (0.1, 10.0)),
     "mnist": ((0.1, 10.0), (10.0, 1.0)),

@@ -34,6 +34,7 @@ from weft.lab.data import load_data
 ROOT = Path(os.environ.get("WEFT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HIDDEN, DEPTH, BATCH = 100, 5, 100
 EPOCHS = {"digits": 100, "mnist": 5, "fashion_mnist": 10}
+RIVALS = ("CE, weight decay 1e-3", "Jacobian 0.1", "PGD training", "TRADES 6")  # of isometry
 Loss = Callable[[nn.Sequential, Tensor, Tensor, Generator], Tensor]
 
 

@@ -14,10 +14,7 @@ from weft.lab._isometry import IsometryName, isometry_options
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from weft.isometry import LocallyIsometricStack
     from weft.lab.data import Dataset
-
-_CHUNK = 512
 
 
 def read_levels(text: str) -> list[list[list[str]]]:
@@ -46,12 +43,13 @@ def read_levels(text: str) -> list[list[list[str]]]:
 
 def check_levels(text: str, head: str, pretrain: int, stability: str) -> None:
     """Refuse levels that are none, or beside what does not go with them."""
-    others = {
-        "head": (head, "softmax"),
-        "pretrain": (pretrain, 0),
-        "stability": (stability, "none"),
-    }
-    for name, (came, needed) in others.items() if read_levels(text) else ():
+    if not read_levels(text):
+        return
+    for name, came, needed in (
+        ("head", head, "softmax"),
+        ("pretrain", pretrain, 0),
+        ("stability", stability, "none"),
+    ):
         if came != needed:
             raise ValueError(
                 f"`levels` need {name} = {needed}, got {came}: all levels share a linear head, and "
@@ -109,17 +107,19 @@ def build_levels(
         return lambda inputs, labels: 0.0
     import torch
 
-    from weft.isometry import level_loss
+    from weft.isometry import LocallyIsometricStack, level_loss
 
-    stack = as_stack(model)
-    table = torch.tensor(number_levels(text, data.class_names)).T.contiguous()
-    options = isometry_options(isometry, generator) if isometry != "none" else {}
-    own_weight = weight if isometry != "none" else 0.0
+    readout: Any = model.get_submodule("head")  # linear: `check_levels` saw to it
+    stack = LocallyIsometricStack(model.get_submodule("backbone").children(), readout)
+    table = torch.tensor(number_levels(text, data.class_names)).T.to(readout.weight.device)
+    options: dict[str, Any] = {"weight": 0.0}
+    if isometry != "none":
+        options = {"weight": weight} | isometry_options(isometry, generator)
 
     def term(inputs: "Tensor", labels: "Tensor") -> "Tensor | float":
-        columns = table.to(labels.device)[labels]
+        columns = table[labels]
         return sum(
-            level_loss(stack, inputs, columns, level, weight=own_weight, **options)
+            level_loss(stack, inputs, columns, level, **options)
             for level in range(stack.num_levels - 1)
         )
 
@@ -134,21 +134,15 @@ def level_accuracies(text: str, model: "nn.Module", data: "Dataset") -> dict[str
     if not read_levels(text):
         return {}
     import torch
+    from torch import nn
 
-    stack, found = as_stack(model), {}
-    device = next(model.parameters()).device
+    from weft.heads import Whole, predict
+
+    blocks, head = list(model.get_submodule("backbone").children()), model.get_submodule("head")
+    inputs, found = data.test_inputs.to(next(model.parameters()).device), {}
     for level, groups in enumerate(number_levels(text, data.class_names)):
-        with torch.no_grad():
-            parts = data.test_inputs.split(_CHUNK)
-            predicted = torch.cat([stack(part.to(device), level).argmax(1).cpu() for part in parts])
+        classifier = nn.Sequential(*blocks[: level + 1], head)
+        predicted = predict(classifier, inputs, Whole()).probabilities.argmax(1).cpu()
         right = predicted == torch.tensor(groups)[data.test_labels]
         found[f"level {level + 1}"] = {"accuracy": right.double().mean().item()}
     return found
-
-
-def as_stack(model: "nn.Module") -> "LocallyIsometricStack":
-    """Return a model of blocks and a linear head as a stack that shares its parameters."""
-    from weft.isometry import LocallyIsometricStack
-
-    readout: Any = model.get_submodule("head")  # linear: `check_levels` saw to it
-    return LocallyIsometricStack(model.get_submodule("backbone").children(), readout)

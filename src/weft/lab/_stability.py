@@ -47,12 +47,7 @@ def build_stability(
         if graph and len(inputs) < 2:  # no spread to be relative to
             return 0.0
         loss = perturbation_loss(
-            encoder,
-            inputs,
-            move,
-            discrepancy=Expansion(),
-            relative=graph,
-            generator=generator,
+            encoder, inputs, move, discrepancy=Expansion(), relative=graph, generator=generator
         )
         return weight * loss
 

@@ -1,6 +1,5 @@
 """Find the labels of a run that are most likely wrong, and the examples that speak against them."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -211,10 +210,7 @@ def _graph(trained: Trained, inputs: Float[Tensor, "n *shape"]) -> Graph:
     features = encode(model, inputs).double()
     head = model.get_submodule("head")
     if not isinstance(head, GraphHead):
-        head = dataclasses.replace(recipe, head="graph", levels="").build_head(
-            trained.data.num_classes
-        )
-    assert isinstance(head, GraphHead)
+        head = recipe.build_graph_head(trained.data.num_classes)
     return head.graph(features, inputs.to(features.device))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
+    from weft.heads import GraphHead
     from weft.lab.data import Dataset, Split
 
 
@@ -266,21 +267,22 @@ class Recipe:
             ValueError: the data are not in [0, 1].
         """
         return build_stability(
-            self.stability,
-            self.stability_radius,
-            self.stability_weight,
-            model,
-            data,
-            generator,
+            self.stability, self.stability_radius, self.stability_weight, model, data, generator
         )
 
     def build_head(self, num_classes: int) -> "nn.Module":
         """Build the head, on the CPU."""
-        from weft.graph import ClassMass, Constant, Gaussian, SelfTuned, Tapered, VolumeConstraint
-        from weft.heads import GraphHead, LinearHead
+        from weft.heads import LinearHead
 
         if self.head == "softmax":
             return LinearHead(self.features, num_classes)
+        return self.build_graph_head(num_classes)
+
+    def build_graph_head(self, num_classes: int) -> "GraphHead":
+        """Build the graph head that the recipe has, or would have in the place of its softmax."""
+        from weft.graph import ClassMass, Constant, Gaussian, SelfTuned, Tapered, VolumeConstraint
+        from weft.heads import GraphHead
+
         # The others are made for few labels, or have their own way with class masses.
         normalization = ClassMass(below=0.03) if self.equation == "laplace" else None
         shares = read_shares(self.shares)
